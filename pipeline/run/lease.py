@@ -1,0 +1,123 @@
+"""One writer for each run: a lease file with a heartbeat and a fencing token.
+
+The holder renews `lease.json` every few seconds. Another process may take it when the heartbeat
+is old, when the holder was an earlier attempt of the same job, or when the holder ran on this host
+and its process is gone. Each taking raises the token; a writer checks its token before it commits,
+so that one that was presumed dead and comes back finds that it may not write any more.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.run.files import read_json, write_json
+
+HEARTBEAT_S = 5.0
+STALE_S = 60.0
+
+
+class LeaseHeld(RuntimeError):
+    """Another job writes to this run, or took it over."""
+
+
+class Lease:
+    """The right to write to one run; renewed by a thread until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._closed = threading.Event()
+        with _exclusive(path):
+            held = read_json(path)
+            if isinstance(held, dict) and not _is_free(held):
+                raise LeaseHeld(
+                    f"{path}: job {held['job'] or 'without SLURM'} (process {held['pid']} on "
+                    f"{held['host']}) writes to this run; wait for it, cancel it, or choose "
+                    f"another name=..."
+                )
+            self.token = int(held["token"]) + 1 if isinstance(held, dict) else 1
+            self._write()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise LeaseHeld where somebody else took the lease."""
+        held = read_json(self._path)
+        if not isinstance(held, dict) or held["token"] != self.token:
+            raise LeaseHeld(f"{self._path}: another job took this run over; this one must stop")
+
+    def release(self) -> None:
+        """Give the lease up; the token stays on record."""
+        self._closed.set()
+        self._thread.join()
+        with contextlib.suppress(LeaseHeld, OSError):
+            self.check()
+            self._write(released=True)
+
+    def _renew(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            try:
+                self.check()
+                self._write()
+            except LeaseHeld:
+                return
+            except OSError:
+                continue  # a full disk must not end the heartbeat
+
+    def _write(self, released: bool = False) -> None:
+        write_json(
+            self._path,
+            {
+                "token": self.token,
+                "job": os.environ.get("SLURM_JOB_ID", ""),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "start": _start_time(os.getpid()),
+                "heartbeat_s": time.time(),
+                "released": released,
+            },
+        )
+
+
+def _is_free(held: dict[str, Any]) -> bool:
+    if held["released"] or time.time() - held["heartbeat_s"] > STALE_S:
+        return True
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if job and held["job"] == job:
+        return True  # an earlier attempt of this job; the supervisor runs one at a time
+    here = held["host"] == socket.gethostname()
+    return here and _start_time(held["pid"]) != held["start"]
+
+
+def _start_time(pid: int) -> str:
+    """Return the kernel's start time of a process, empty where it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time look at the lease and take it."""
+    guard = path.with_name(path.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 10.0
+    while True:
+        try:
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:  # its maker died between these lines
+                with contextlib.suppress(FileNotFoundError):
+                    guard.unlink()
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        guard.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""The lease: one writer for each run, whatever jobs come, die and come back."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import lease as lease_module
+from pipeline.run.lease import Lease, LeaseHeld
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipeline.run.lease import Lease
+lease = Lease(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return tmp_path / "run" / "lease.json"
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another living process that holds the lease."""
+    env = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "held"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_it(
+    path: Path, holder: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(LeaseHeld, match=f"process {holder.pid}.*another name="):
+        Lease(path)
+
+
+def test_the_lease_of_a_killed_process_on_this_host_is_free_at_once(
+    path: Path, holder: subprocess.Popen[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    taken = Lease(path)
+    assert taken.token == 2
+    taken.release()
+
+
+def test_a_released_lease_can_be_taken_and_tokens_rise(path: Path) -> None:
+    first = Lease(path)
+    first.release()
+    second = Lease(path)
+    assert (first.token, second.token) == (1, 2)
+    second.release()
+
+
+def test_a_later_attempt_of_the_same_job_takes_over_and_fences_the_zombie(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    zombie = Lease(path)
+    heir = Lease(path)
+    with pytest.raises(LeaseHeld, match="took this run over"):
+        zombie.check()
+    heir.check()
+    zombie.release()
+    heir.check()
+    heir.release()
+
+
+def test_a_silent_holder_on_another_host_is_stale_after_a_while(path: Path) -> None:
+    mine = Lease(path)
+    mine.release()
+    held = {**json.loads(path.read_text()), "host": "elsewhere", "released": False, "token": 5}
+    path.write_text(json.dumps({**held, "heartbeat_s": time.time() - 10}))
+    with pytest.raises(LeaseHeld, match="on elsewhere"):
+        Lease(path)
+    path.write_text(json.dumps({**held, "heartbeat_s": time.time() - lease_module.STALE_S - 1}))
+    taken = Lease(path)
+    assert taken.token == 6
+    taken.release()
+
+
+def test_the_heartbeat_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    lease = Lease(path)
+    first = json.loads(path.read_text())["heartbeat_s"]
+    deadline = time.monotonic() + 10
+    while json.loads(path.read_text())["heartbeat_s"] == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    lease.release()
+
+
+def test_a_guard_left_by_a_dead_process_does_not_block_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.with_name("lease.json.lock").touch()
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(lease_module.time, "monotonic", lambda: float(next(clock)))
+    lease = Lease(path)
+    lease.release()
