@@ -1,0 +1,1 @@
+"""Raw images to shards: list, clean, lay out, write, verify."""

@@ -1,0 +1,1 @@
+"""Shards to batches: manifest and index, the order of samples, decoding, augmenting, loading."""

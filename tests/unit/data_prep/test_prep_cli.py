@@ -1,0 +1,186 @@
+"""The commands as people type them: exit codes, messages, progress, a quick --help."""
+
+import io
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import data_prep.pool as pool
+from data_prep.__main__ import main
+from data_prep.failure import Failed
+from pipeline.data.manifest import load_manifest
+
+MakeTree = Callable[..., Path]
+MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
+Encode = Callable[..., bytes]
+
+
+def _run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_build_verify_show(
+    tmp_path: Path, make_tree: MakeTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree, out = make_tree({"cat": 5, "dog": 5, "fox": 5}), tmp_path / "pets"
+    (tree / "cat/notes.txt").write_text("no image")
+    command = ["build", tree, out, "--holdout", "0.2", "--workers", "1", "--classes", "cat,fox"]
+    assert _run(*command) == 0
+    captured = capsys.readouterr()
+    assert "check: 11 of 11 images (100 %)" in captured.err
+    assert "classes    2: cat, fox" in captured.out
+    assert "rejected: 1 (1 not an image)" in captured.out
+    assert "cat/notes.txt: no JPEG, PNG or WebP: starts with 6e 6f 20 69" in captured.out
+    assert _run("verify", out, "--workers", "1", "--decode") == 0
+    assert "10 images, all as in the manifest" in capsys.readouterr().out
+    assert _run("show", out) == 0
+    shown = capsys.readouterr().out
+    assert "0.2 of the images of each class" in shown and "train" in shown
+    assert load_manifest(out).name == "pets"
+    assert _run(*command) == 0
+    assert _run(*command, "--seed", "5") == 2
+    assert "options.seed: 0 -> 5" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_exit_code_1(
+    tmp_path: Path, make_tree: MakeTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("build", make_tree({"cat": 3}), tmp_path / "out", "--workers", "1") == 0
+    tar = tmp_path / "out/train/shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[1600] ^= 4
+    tar.write_bytes(bytes(data))
+    capsys.readouterr()
+    assert _run("verify", tmp_path / "out", "--workers", "1") == 1
+    assert f"{tar}: key '00000000-" in capsys.readouterr().out
+    (tmp_path / "out/manifest.json").write_text("{")
+    assert _run("verify", tmp_path / "out", "--workers", "1") == 1
+
+
+def test_imagenet_as_it_is_handed_out(
+    tmp_path: Path, make_tar: MakeTar, encode: Encode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class tars in a train tar, a flat validation tar, Kaggle's labels and names."""
+    inner = {}
+    for number, name in enumerate(("n01440764", "n01443537")):
+        images = {f"{name}_{k}.JPEG": encode(10 * number + k) for k in range(3)}
+        inner[f"{name}.tar"] = make_tar(tmp_path / f"{name}.tar", images).read_bytes()
+    train = make_tar(tmp_path / "train.tar", inner)
+    held = make_tar(
+        tmp_path / "val.tar", {"val_00001.JPEG": encode(1), "val_00002.JPEG": encode(2)}
+    )
+    labels, names = tmp_path / "LOC_val_solution.csv", tmp_path / "LOC_synset_mapping.txt"
+    labels.write_text(
+        "ImageId,PredictionString\nval_00001,n01443537 1 2 3 4\nval_00002,n01440764\n"
+    )
+    names.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
+    command = ["build", train, tmp_path / "in1k", "--eval-source", held, "--workers", "1"]
+    assert _run(*command, "--eval-labels", labels, "--names", names) == 0
+    manifest = load_manifest(tmp_path / "in1k")
+    assert manifest.labels.display == ("tench, Tinca tinca", "goldfish")
+    assert manifest.split("train").class_counts == (3, 3)
+    assert manifest.split("eval").class_counts == (1, 1)
+    assert "2 of its images are also in train" in capsys.readouterr().out
+
+
+def test_index_from_the_command_line(tmp_path: Path, make_tar: MakeTar, encode: Encode) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    make_tar(folder / "x-train-0.tar", {"0.jpg": encode(), "0.cls": b"1"})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    command = ["index", folder, "--workers", "1", "--classes-file", tmp_path / "classes.txt"]
+    assert _run(*command, "--split", "train=*-train-*.tar") == 0
+    assert load_manifest(folder).labels.classes == ("cat", "dog")
+    assert _run(*command) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["build", "nowhere", "out"], "nowhere: no such folder or tar"),
+        (["build", ".", "out", "--holdout", "2"], "field 'holdout' is '2'"),
+        (["build", ".", "out", "--holdout", "some"], "field 'holdout' is 'some'"),
+        (["build", ".", "out", "--shard-mb", "0"], "field 'shard_mb' is 0.0"),
+        (["build", ".", "out", "--split", "train"], "'train' is not NAME=FOLDER"),
+        (["build", ".", "out", "--name", "a/b"], "field 'name' is 'a/b'"),
+        (["build", ".", "out", "--eval-labels", "x"], "--eval-source, which is missing"),
+        (["verify", "nowhere"], "nowhere: no such folder of shards"),
+        (["show", "nowhere"], "nowhere: no such folder of shards"),
+        (["index", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_are_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    out = tmp_path / "digits-raw"
+    assert _run("synthetic", "digits", out) == 0
+    files = sorted(out.glob("*/*.jpg"))
+    assert len(files) == 1797 and {path.parent.name for path in files} == set("0123456789")
+    image = Image.open(io.BytesIO(files[0].read_bytes()))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (32, 32))
+    before = files[0].stat().st_mtime_ns
+    assert _run("synthetic", "digits", out) == 0
+    assert files[0].stat().st_mtime_ns == before
+    files[0].unlink()
+    assert _run("synthetic", "digits", out) == 2
+    assert "is there already and holds no digits" in capsys.readouterr().err
+
+
+def test_help_is_quick(repo: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep", "--help"], cwd=repo, capture_output=True, timeout=30
+    )
+    assert done.returncode == 0 and b"build" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 0.5  # 0.03 s is usual
+    code = "import data_prep.__main__, sys; assert not {'numpy', 'torch', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=repo, check=True, timeout=30)
+
+
+def test_no_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "synthetic" in capsys.readouterr().out
+
+
+def _die(task: int) -> int:
+    import os
+
+    if task == 2:
+        os._exit(9)
+    return task
+
+
+def test_a_worker_that_dies_is_a_message_not_a_hang() -> None:
+    with pytest.raises(Failed, match="a worker process died"):
+        list(pool.run(_die, range(6), workers=2))
+
+
+def test_progress_speaks_while_a_task_is_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pool, "LINE_EVERY_S", 0.02)
+    with pool.Progress("write", "images", 10) as progress:
+        progress.add(4)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert lines[0].startswith("write: 4 of 10 images (40 %)")
