@@ -1,0 +1,1 @@
+"""Optimizer, weight groups, moving average and losses."""

@@ -1,0 +1,32 @@
+"""Which parameters decay: kernels and the classifier's matrix; never biases or BatchNorm."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def param_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split parameters into those that decay and those that do not.
+
+    The official code excludes names with bias, gamma or beta; those are the tensors with at most
+    one dimension. Empty groups are left out, and nothing is split where there is no decay.
+    """
+    parameters = list(named_parameters)
+    split = [
+        (weight_decay, [(name, p) for name, p in parameters if p.ndim > 1]),
+        (0.0, [(name, p) for name, p in parameters if p.ndim <= 1]),
+    ]
+    if weight_decay == 0:
+        split = [(0.0, parameters)]
+    return [
+        {
+            "params": [parameter for _, parameter in members],
+            "weight_decay": decay,
+            "names": [name for name, _ in members],
+        }
+        for decay, members in split
+        if members
+    ]

@@ -1,0 +1,1 @@
+"""What each step does: stages, rates, decay and draws, all functions of the step."""
