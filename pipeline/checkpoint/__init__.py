@@ -1,0 +1,1 @@
+"""Checkpoints: whole, pickle-free, verified, and readable by any world and strategy."""

@@ -1,0 +1,63 @@
+"""Writes checkpoints in the background: training stops for the copy to host memory only.
+
+One write runs at a time. A write that fails for want of space keeps the older checkpoints and
+training alive; the third failure in a row ends the run, because nothing would be saved any more.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.checkpoint.state import TrainState
+from pipeline.checkpoint.store import Store
+
+MAX_FAILURES = 3
+
+
+class Writer:
+    """The background writer of one run; on rank 0 only."""
+
+    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._say = say
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._failures = 0
+
+    def save(self, state: TrainState, facts: dict[str, Any]) -> None:
+        """Start writing a copy of `state`; waits for the write before it.
+
+        Raises:
+            OSError: three writes in a row failed.
+            LeaseHeld: another job took the run over.
+        """
+        self.wait()
+        copy = state.on_host()
+        self._thread = threading.Thread(
+            target=self._commit, args=(copy, facts), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> bool:
+        """Wait until nothing is being written; False where the last write failed."""
+        if self._thread is None:
+            return True
+        self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        if error is None:
+            self._failures = 0
+            return True
+        if not isinstance(error, OSError):
+            raise error
+        self._failures += 1
+        self._say(f"{self._store.folder}: checkpoint not written ({error}); make room there")
+        if self._failures >= MAX_FAILURES:
+            raise error
+        return False
+
+    def _commit(self, state: TrainState, facts: dict[str, Any]) -> None:
+        try:
+            self._store.commit(state, facts)
+        except Exception as error:  # handed to the training thread by `wait`
+            self._error = error

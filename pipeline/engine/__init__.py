@@ -1,0 +1,1 @@
+"""The training loop: it knows when, the strategy knows how."""

@@ -1,0 +1,1 @@
+"""How the ranks of one training work together: the world and the strategies."""

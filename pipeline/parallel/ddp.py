@@ -1,0 +1,83 @@
+"""DistributedDataParallel: gradients averaged over ranks, everything else held by each of them.
+
+Buffers are not broadcast: BatchNorm statistics are combined once a step by the engine. Gradients
+live in the communication buckets, and while micro-batches add up nothing is sent.
+"""
+
+import contextlib
+import warnings
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.parallel.settings import Precision
+from pipeline.parallel.strategy import Compute, Tensors, load_scaler, scaler_state
+from pipeline.parallel.world import World
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Ddp:
+    """The plain strategy; see `Strategy` for the contract."""
+
+    def __init__(
+        self,
+        world: World,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        first_slots: dict[str, float],
+    ) -> None:
+        on_gpu = world.device.type == "cuda"
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._optimizer = optimizer
+        self._first_slots = first_slots
+        self._device = world.device
+        self._dtype = AUTOCAST.get(precision)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
+        with warnings.catch_warnings():
+            # torch 2.15 renames the argument; 2.11 knows only the old name
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            self._wrapped = DistributedDataParallel(
+                model,
+                device_ids=[world.device.index] if on_gpu else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+    def micro_step(self, compute: Compute, last: bool) -> torch.Tensor:
+        with contextlib.nullcontext() if last else self._wrapped.no_sync():
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+                loss = compute(self._wrapped)
+            self._scaler.scale(loss).backward()
+        return loss.detach()
+
+    def step(self, lr: float) -> bool:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=False)
+        return not self._scaler.is_enabled() or self._scaler.get_scale() >= scale
+
+    def snapshot(self) -> Tensors:
+        slots = {
+            f"{slot}/{name}": self._optimizer.state[parameter][slot]
+            for parameter, name in self._names.items()
+            for slot in self._first_slots
+        }
+        weights = {name: parameter.detach() for parameter, name in self._names.items()}
+        return Tensors(weights, slots, scaler_state(self._scaler))
+
+    @torch.no_grad()
+    def restore(self, tensors: Tensors) -> None:
+        for parameter, name in self._names.items():
+            parameter.copy_(tensors.weights[name])
+            state = self._optimizer.state[parameter]
+            for slot, first in self._first_slots.items():
+                whole = tensors.slots.get(f"{slot}/{name}")
+                value = torch.full_like(parameter, first) if whole is None else whole
+                state[slot] = value.to(parameter).clone(memory_format=torch.preserve_format)
+        load_scaler(self._scaler, tensors.scaler)

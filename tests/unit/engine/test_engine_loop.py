@@ -1,0 +1,161 @@
+"""The loop: what happens at which step, whatever a step does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.checkpoint.state import TrainState
+from pipeline.checkpoint.store import Store, read
+from pipeline.checkpoint.writer import Writer
+from pipeline.engine.loop import Loop, StepReport, capture, train
+from pipeline.engine.pulse import Pulse
+from pipeline.engine.signals import StopWish
+from pipeline.parallel.strategy import Tensors
+from pipeline.parallel.world import World
+
+TOTAL = 20
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class FakeStepper:
+    """Counts steps in a weight; a real stepper needs a model and data."""
+
+    def __init__(self) -> None:
+        self.world = WORLD
+        self.weight = torch.zeros(1)
+        self.strategy = SimpleNamespace(
+            snapshot=lambda: Tensors({"w": self.weight}, {"slot/w": self.weight}, {})
+        )
+        self.model = SimpleNamespace(state_dict=lambda: {"w": self.weight, "bn": self.weight})
+        self.ema = SimpleNamespace(module=SimpleNamespace(state_dict=lambda: {"w": self.weight}))
+
+    def run(self, batches: list[Any], plan: Any) -> torch.Tensor:
+        self.weight += 1
+        return torch.tensor(float(plan))
+
+
+def make_loop(tmp_path: Path, stepper: FakeStepper, wish: StopWish, stop_at: int = -1, **kw: Any):
+    told: list[StepReport] = []
+    evaluated: list[int] = []
+
+    def batches(first: int) -> Iterator[list[Any]]:
+        for step in range(first, TOTAL):
+            if step + 1 == stop_at:
+                wish.reason = "SIGUSR2"
+            yield []
+
+    def evaluate(step: int) -> float:
+        evaluated.append(step)
+        return {8: 0.9}.get(step, 0.5)
+
+    store = Store(tmp_path / "checkpoints", keep=3, fence=lambda: None)
+    store.prepare()
+    loop = Loop(
+        plan=SimpleNamespace(total_steps=TOTAL, at=lambda step: step),  # type: ignore[arg-type]
+        stepper=stepper,  # type: ignore[arg-type]
+        batches=batches,
+        data_wait_s=lambda: 0.25,
+        report=told.append,
+        evaluate=evaluate,
+        writer=Writer(store, print),
+        facts={"recipe": "r"},
+        save_every=kw.get("save_every", 5),
+        evaluate_every=kw.get("evaluate_every", 8),
+    )
+    return loop, told, evaluated, store
+
+
+def start(step: int = 0) -> TrainState:
+    return TrainState(step, {}, {}, {}, {})
+
+
+def test_every_step_is_reported_once_with_its_own_loss(tmp_path: Path) -> None:
+    loop, told, _, _ = make_loop(tmp_path, FakeStepper(), StopWish())
+    _, complete = train(loop, start(), StopWish())
+    assert complete
+    assert [report.step for report in told] == list(range(1, TOTAL + 1))
+    assert [report.loss for report in told] == [float(step) for step in range(TOTAL)]
+    assert {report.data_wait_s for report in told} == {0.25}
+
+
+def test_saves_and_evaluations_come_at_their_intervals_and_at_the_end(tmp_path: Path) -> None:
+    loop, _, evaluated, store = make_loop(tmp_path, FakeStepper(), StopWish())
+    state, _ = train(loop, start(), StopWish())
+    assert evaluated == [8, 16, 20]
+    assert sorted(p.name for p in store.folder.glob("step-*")) == [
+        f"step-{step:09d}" for step in (10, 15, 20)
+    ]
+    assert state.step == TOTAL
+    assert (state.best_metric, state.best_step) == (0.9, 8)
+
+
+def test_a_checkpoint_holds_the_weights_of_its_step(tmp_path: Path) -> None:
+    loop, _, _, store = make_loop(tmp_path, FakeStepper(), StopWish())
+    train(loop, start(), StopWish())
+    assert read(store.folder / "step-000000015").weights["w"].item() == 15
+    assert read(store.folder / "step-000000015").buffers.keys() == {"bn"}
+
+
+def test_a_stop_wish_is_agreed_a_step_later_saved_and_committed(tmp_path: Path) -> None:
+    wish = StopWish()
+    loop, told, _, store = make_loop(tmp_path, FakeStepper(), wish, stop_at=7)
+    state, complete = train(loop, start(), wish)
+    assert not complete
+    assert state.step == 8
+    assert (store.folder / "LATEST").read_text().strip() == "step-000000008"
+    assert told[-1].step == 8
+
+
+def test_a_wish_at_the_very_end_finishes_the_training(tmp_path: Path) -> None:
+    wish = StopWish()
+    loop, told, _, _ = make_loop(tmp_path, FakeStepper(), wish, stop_at=TOTAL)
+    state, complete = train(loop, start(), wish)
+    assert complete
+    assert state.step == told[-1].step == TOTAL
+
+
+def test_resuming_starts_with_the_next_step_and_keeps_the_best(tmp_path: Path) -> None:
+    loop, told, _, _ = make_loop(tmp_path, FakeStepper(), StopWish())
+    before = start(12)
+    before.best_metric, before.best_step = 0.95, 8
+    state, _ = train(loop, before, StopWish())
+    assert told[0].step == 13
+    assert (state.best_metric, state.best_step) == (0.95, 8)
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, _, _, store = make_loop(tmp_path, FakeStepper(), StopWish(), save_every=20)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.checkpoint.store.write_json", full)
+    with pytest.raises(OSError, match="could not be written"):
+        train(loop, start(), StopWish())
+    assert list(store.folder.glob("step-*")) == []
+
+
+def test_a_captured_state_splits_weights_from_buffers() -> None:
+    state = capture(FakeStepper(), 4, (0.1, 2))  # type: ignore[arg-type]
+    assert (state.step, state.best_metric, state.best_step) == (4, 0.1, 2)
+    assert state.weights.keys() == {"w"}
+    assert state.buffers.keys() == {"bn"}
+
+
+def test_the_pulse_is_read_a_step_later() -> None:
+    pulse = Pulse(WORLD)
+    assert pulse.flush() is None
+    assert pulse.exchange(1, torch.tensor(0.5), False) is None
+    beat = pulse.exchange(2, torch.tensor(0.25), True)
+    assert beat is not None
+    assert (beat.step, beat.loss, beat.stop) == (1, 0.5, False)
+    last = pulse.flush()
+    assert last is not None
+    assert (last.step, last.stop) == (2, True)
+    assert pulse.flush() is None
