@@ -1,0 +1,1 @@
+"""One HTML page about finished runs, without a single request to anywhere."""
