@@ -53,7 +53,7 @@ def score(
     """Score `model` (in eval mode) on this rank's share of a split of `expected` images.
 
     An image counts as right where the guess is any of its labels. `to_input` turns uint8 images
-    into what the model takes. The returned guesses are this rank's own first ones.
+    into what the model takes. The guesses are this rank's own, up to half of them wrong ones.
 
     Raises:
         RuntimeError: the ranks together did not see `expected` images.
@@ -73,8 +73,7 @@ def score(
         if keep_confusion:
             pairs = labels[:, 0] * num_classes + predicted
             confusion += torch.bincount(pairs, minlength=cells)
-        if len(guesses) < num_guesses:
-            guesses += _guesses(logits, labels, ids)[: num_guesses - len(guesses)]
+        guesses = _chosen(guesses + _guesses(logits, labels, ids), num_guesses)
     all_reduce_sum(sums)
     all_reduce_sum(confusion)
     count = round(float(sums[0]))
@@ -83,6 +82,13 @@ def score(
     loss, top1, top5 = (sums[1:] / count).tolist()
     table = confusion.view(num_classes, -1).tolist() if keep_confusion else None
     return Scores(count, loss, top1, top5, table, guesses)
+
+
+def _chosen(guesses: list[Guess], count: int) -> list[Guess]:
+    """Keep the first wrong guesses, up to half of `count`, and fill up with right ones."""
+    wrong = [guess for guess in guesses if guess.predicted != guess.label][: count // 2]
+    right = [guess for guess in guesses if guess.predicted == guess.label]
+    return wrong + right[: count - len(wrong)]
 
 
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Where things are in a run's folder, and how an attempt at the run says how it ended.
 
-    runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is refused
-              plan.txt          what `plan` printed
-              checkpoints/      step-000012000/ ... and LATEST
-              spool/            tracking events that wait for the sender
-              attempts/         one outcome file for each attempt: attempt-0003.json
-              evaluation.json   metrics of the final weights
-              package/          what is registered: weights, labels, preprocessing, digests
-              lease.json        the one writer
+runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is refused
+          plan.txt          what `plan` printed
+          checkpoints/      step-000012000/ ... and LATEST
+          spool/            tracking events that wait for the sender
+          attempts/         one outcome file for each attempt: attempt-0003.json
+          evaluation.json   metrics of the final weights
+          package/          what is registered: weights, labels, preprocessing, digests
+          lease.json        the one writer
 """
 
 import os
@@ -91,7 +91,8 @@ class RunFolder:
         path = self.outcome_file(attempt).with_suffix(".cause.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"reason": reason, "host": socket.gethostname(), "time_s": time.time()})
+            host = socket.gethostname()
+            write_json(path, {"reason": reason, "host": host, "time_s": time.time()})
 
     def read_rank_error(self, attempt: int) -> str:
         """Return what a rank other than 0 noted in `write_rank_error`, empty where none did."""

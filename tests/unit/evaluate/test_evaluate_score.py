@@ -118,14 +118,18 @@ def test_a_missing_image_is_an_error(table: tuple[Table, torch.Tensor]) -> None:
         score(model, batches(list(range(22)), labels, 4), lambda x: x, 7, 23, lambda t: None)
 
 
-def test_the_first_guesses_carry_id_label_and_probability(
+def test_guesses_show_wrong_ones_first_and_carry_id_label_and_probability(
     table: tuple[Table, torch.Tensor],
 ) -> None:
     model, labels = table
     guesses = run(model, labels, 1)[0].guesses
-    assert [guess.id for guess in guesses] == [0, 1, 2, 3]
-    assert guesses[0].label == int(labels[0, 0])
-    assert guesses[0].probability == pytest.approx(model.logits[0].softmax(0).max().item())
+    predicted = model.logits.argmax(1)
+    wrong = (predicted != labels[:, 0]).nonzero().flatten().tolist()
+    right = (predicted == labels[:, 0]).nonzero().flatten().tolist()
+    assert [guess.id for guess in guesses] == wrong[:2] + right[:2]
+    first = guesses[0]
+    assert (first.label, first.predicted) == (int(labels[first.id, 0]), int(predicted[first.id]))
+    assert first.probability == pytest.approx(model.logits[first.id].softmax(0).max().item())
 
 
 def test_many_classes_have_no_confusion_table() -> None:

@@ -1,0 +1,150 @@
+"""`python -m pipeline JOB ...`: parse, build, run, close; the jobs decide everything else.
+
+Imports are late on purpose: `--help` must answer at once, and a wrong config must be refused
+before torch is loaded.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.spec import Misuse
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job; returns the process exit code (0 done, 1 failed, 2 wrong use, 75 saved)."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
+    except Misuse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True)
+
+    plan = _job(jobs, "plan", _plan, "print a config's stages, sizes, rates and cost")
+    _config(plan)
+    train = _job(jobs, "train", _train, "train a config (one process per rank)")
+    _config(train)
+    train.add_argument(
+        "--accept-changes", action="store_true", help="resume although the recipe changed"
+    )
+
+    evaluate = _job(jobs, "evaluate", _evaluate, "score a registered model or a run's weights")
+    evaluate.add_argument("model", help="models:/NAME@alias, a package folder or a run folder")
+    evaluate.add_argument("data", help="folder of shards")
+    evaluate.add_argument("--split", default="eval")
+    evaluate.add_argument("--px", type=int, help="image size (default: the model's own)")
+    evaluate.add_argument("--batch", type=int, default=128)
+
+    transfer = _job(jobs, "transfer", _transfer, "finetune a model on a suite of tasks")
+    transfer.add_argument("model", help="models:/NAME@alias or a package folder")
+    transfer.add_argument("suite", type=Path, help="YAML file: the tasks")
+    transfer.add_argument("--only", action="append", help="run just this task (repeatable)")
+
+    predict = _job(jobs, "predict", _predict, "name what is on images")
+    predict.add_argument("images", nargs="+", type=Path)
+    predict.add_argument("--model", required=True, help="models:/NAME@alias or package folder")
+    predict.add_argument("--top", type=int, default=5)
+
+    export = _job(jobs, "export", _export, "write a registered model's package to a folder")
+    export.add_argument("model", help="models:/NAME@alias or a run folder")
+    export.add_argument("folder", type=Path)
+
+    register = _job(jobs, "register", _register, "register the package of a finished run")
+    register.add_argument("run_folder", type=Path)
+
+    sync = _job(jobs, "sync", _sync, "send what a run could not send to MLflow")
+    sync.add_argument("run_folder", type=Path)
+
+    report = _job(jobs, "report", _report, "write one HTML page about runs")
+    report.add_argument("run_folders", nargs="+", type=Path)
+    report.add_argument("--output", type=Path, default=Path("report.html"))
+    report.add_argument("--title", default="Training report")
+    report.add_argument("--transfer", type=Path, help="transfer.json of a transfer job")
+    return parser
+
+
+def _job(jobs: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    parser = jobs.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="a file of configs/")
+    parser.add_argument("overrides", nargs="*", help="key=value, for example lr.peak=0.1")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pipeline.jobs.plan import plan
+
+    return plan(options.config, options.overrides)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from pipeline.jobs.train import train
+
+    return train(options.config, options.overrides, options.accept_changes)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pipeline.jobs.evaluate import evaluate
+
+    return evaluate(options.model, options.data, options.split, options.px, options.batch)
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    from pipeline.jobs.transfer import transfer
+
+    return transfer(options.model, options.suite, options.only)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from pipeline.jobs.predict import predict
+
+    return predict(options.model, options.images, options.top)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pipeline.jobs.export import export
+
+    return export(options.model, options.folder)
+
+
+def _register(options: argparse.Namespace) -> int:
+    from pipeline.jobs.register import register
+
+    return register(options.run_folder)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from pipeline.jobs.sync import sync
+
+    return sync(options.run_folder)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pipeline.jobs.report import report
+
+    return report(options.run_folders, options.output, options.title, options.transfer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

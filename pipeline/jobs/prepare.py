@@ -1,0 +1,107 @@
+"""What must be right before torch is loaded: config, data set, plan, world, run folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.manifest import FILE as MANIFEST
+from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.parallel.place import Place, check_divides, place_from
+from pipeline.plan.plan import Plan
+from pipeline.recipe import Recipe, load_recorded
+from pipeline.run.files import write_atomically
+from pipeline.spec import Misuse, differences, dump
+from pipeline.tracking.settings import resolve_uri
+
+FREE_TO_CHANGE = (
+    "runs",
+    "strategy",
+    "compute.collective_timeout_s",
+    "loader.workers",
+    "loader.prefetch",
+    "loader.timeout_s",
+    "checkpoint",
+    "evaluate",
+    "tracking",
+    "source",
+    "expects",
+    "data.path",
+)
+"""Settings that a resumed run may change: they do not define what is trained."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that may start."""
+
+    recipe: Recipe
+    manifest: Manifest
+    plan: Plan
+    place: Place
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Check a recipe against its data set and this world; writes nothing.
+
+    Raises:
+        Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, or the
+            tracking address cannot be used.
+    """
+    manifest = load_manifest(Path(recipe.data.path))
+    manifest.split(recipe.data.eval)
+    plan = recipe.plan(manifest.split(recipe.data.train).num_samples)
+    if recipe.tracking.enabled:
+        resolve_uri(recipe.tracking)
+    place = place_from(os.environ)
+    check_divides(place.size, [stage.settings.micro_batches for stage in plan.stages])
+    return Prepared(recipe, manifest, plan, place)
+
+
+def record(prepared: Prepared, accept_changes: bool) -> None:
+    """Write the recipe and plan into the run's folder; refuse another recipe than recorded.
+
+    Raises:
+        Misuse: the run was started with other settings; each difference is listed.
+    """
+    recipe, folder = prepared.recipe, prepared.recipe.folder
+    if folder.recipe.is_file():
+        changes = [
+            line
+            for line in differences(load_recorded(folder).values(), recipe.values())
+            if not line.startswith(FREE_TO_CHANGE)
+        ]
+        if changes and not accept_changes:
+            raise Misuse(
+                f"{folder.recipe}: the run was started with other settings:\n  "
+                + "\n  ".join(changes)
+                + "\nuse another name=..., undo the changes, or pass --accept-changes"
+            )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.recipe, dump(recipe.values()))
+    write_atomically(folder.path / "plan.txt", plan_text(recipe, prepared.plan) + "\n")
+
+
+def plan_text(recipe: Recipe, plan: Plan) -> str:
+    """Return the printed plan: what the recipe says, stage by stage."""
+    from pipeline.models.count import macs, params
+    from pipeline.models.table import TABLE
+
+    row = TABLE[recipe.model.name]
+    num_classes = _num_classes(recipe)
+    head = [
+        f"{recipe.name}: {recipe.model.name}, {params(row, num_classes):,} parameters, "
+        f"{recipe.variant} recipe, seed {recipe.seed}",
+        f"data {recipe.data.name or recipe.data.path}, global batch {recipe.batch.global_size}, "
+        f"{recipe.strategy.kind}, {recipe.compute.precision}",
+    ]
+    head += [f"source: {recipe.source}"] if recipe.source else []
+    head += [f"expects: {recipe.expects}"] if recipe.expects else []
+    return "\n".join([*head, plan.table(lambda px: float(macs(row, px, num_classes)))])
+
+
+def _num_classes(recipe: Recipe) -> int:
+    """Return the classes of the shards, else of the data card, else ImageNet-1k's."""
+    folder = Path(recipe.data.path)
+    if (folder / MANIFEST).is_file():
+        return load_manifest(folder).num_classes
+    return recipe.data.num_classes or 1000

@@ -1,0 +1,40 @@
+"""`pipeline report`: one self-contained HTML page about runs, and a transfer suite if there is one.
+
+Works while a run goes on and after its shards are gone; pictures appear where the shards are.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.data.index import SplitIndex
+from pipeline.data.manifest import load_manifest
+from pipeline.data.reader import ShardReader
+from pipeline.recipe import load_recorded
+from pipeline.report.collect import read_run, read_transfer
+from pipeline.report.page import write_report
+from pipeline.run.folder import DONE, RunFolder
+from pipeline.spec import Misuse
+
+
+def report(folders: Sequence[Path], output: Path, title: str, transfer: Path | None) -> int:
+    """Write the page to `output` and say where it is.
+
+    Raises:
+        Misuse: a folder is no run, or `transfer` is no result of a transfer job.
+    """
+    runs = [RunFolder(path.resolve()) for path in folders]
+    reports = [read_run(folder, _images(folder)) for folder in runs]
+    suite = read_transfer(transfer) if transfer is not None else None
+    print(f"report: {write_report(output, title, reports, suite)}")
+    return DONE
+
+
+def _images(folder: RunFolder) -> Callable[[int], bytes] | None:
+    """Return the function from a sample id of the run's eval split to its JPEG, if it is there."""
+    recipe = load_recorded(folder)
+    data = Path(recipe.data.path)
+    try:
+        index = SplitIndex(data, load_manifest(data), recipe.data.eval)
+    except Misuse:
+        return None
+    return ShardReader(index).read

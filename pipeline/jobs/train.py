@@ -1,0 +1,77 @@
+"""`pipeline train`: one attempt at a training, as one rank of it.
+
+The same command starts a run, resumes it after any interruption, and does nothing more once the
+run is done. How the attempt ended is written into the run's folder for the supervisor.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.engine.signals import StopWish, stop_wish
+from pipeline.jobs.prepare import Prepared, plan_text, prepare, record
+from pipeline.parallel.place import place_from
+from pipeline.recipe import load_recipe
+from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
+from pipeline.run.lease import Lease, LeaseHeld
+from pipeline.spec import Misuse
+
+
+def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
+    """Train `config` as one rank; returns the exit code of the attempt.
+
+    Raises:
+        Misuse: the config, the data set, the world or the run's folder do not fit together.
+    """
+    recipe = load_recipe(config, overrides)
+    is_first = place_from(os.environ).rank == 0
+    with stop_wish() as wish:
+        try:
+            prepared = prepare(recipe)
+            if is_first:
+                print(plan_text(recipe, prepared.plan), flush=True)
+            outcome = _attempt(prepared, accept_changes, wish)
+        except Misuse as error:
+            if is_first and "PIPELINE_ATTEMPT" in os.environ:
+                _note(recipe.folder, Outcome(Status.MISUSE, 0, str(error)))
+            raise
+        except Exception as error:  # any failure must reach the outcome file, then the log
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}"
+            step = recipe.folder.latest_step()
+            outcome = Outcome(Status.FAILED, max(step, 0), reason)
+            print(f"error: {reason}", file=sys.stderr)
+            if not is_first:
+                recipe.folder.write_rank_error(this_attempt(), reason)
+    if is_first:
+        _note(recipe.folder, outcome)
+    return outcome.exit_code
+
+
+def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcome:
+    """Hold the lease on rank 0, then train."""
+    folder = prepared.recipe.folder
+    if prepared.place.rank > 0:
+        from pipeline.jobs.training import run_training
+
+        return run_training(prepared, None, wish)
+    try:
+        lease = Lease(folder.lease)
+    except LeaseHeld as error:
+        raise Misuse(str(error)) from None
+    try:
+        record(prepared, accept_changes)
+        from pipeline.jobs.training import run_training
+
+        return run_training(prepared, lease, wish)
+    finally:
+        lease.release()
+
+
+def _note(folder: RunFolder, outcome: Outcome) -> None:
+    try:
+        folder.write_outcome(this_attempt(), outcome)
+    except OSError as error:
+        print(f"error: {folder.path}: cannot be written: {error}", file=sys.stderr)

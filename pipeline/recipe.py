@@ -1,0 +1,155 @@
+"""The recipe: every room's settings composed into one frozen object, and the plan that follows.
+
+Only this file knows all rooms' settings; only jobs see the whole. A config file plus overrides
+becomes a `Recipe`; the resolved values are written into the run's folder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.checkpoint.settings import CheckpointSpec
+from pipeline.data.augment import AugmentSpec
+from pipeline.data.loading import LoaderSpec
+from pipeline.data.preprocess import PreprocessSpec
+from pipeline.evaluate.settings import EvaluateSpec
+from pipeline.models.table import ModelSpec
+from pipeline.optim.settings import LossSpec, RmspropSpec
+from pipeline.parallel.settings import ComputeSpec, DdpSpec, StrategySpec
+from pipeline.plan.lr import LrSpec
+from pipeline.plan.plan import EmaSpec, LengthSpec, Plan, make_plan
+from pipeline.plan.stages import StagesSpec
+from pipeline.run.folder import RunFolder
+from pipeline.spec import Misuse, Spec, load, merge
+from pipeline.tracking.settings import TrackingSpec
+
+
+def _named(key: str) -> BeforeValidator:
+    """Accept a plain string for a mapping whose main key is `key`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class BatchSpec(Spec):
+    """The global batch, constant over all stages; micro-batches are settings of the stages."""
+
+    global_size: int = Field(gt=0)
+
+
+class DataSpec(Spec):
+    """A folder of shards and what is known of it before it is there (a data card's counts)."""
+
+    path: str
+    train: str = "train"
+    eval: str = "eval"
+    name: str | None = None
+    num_train: int | None = Field(default=None, gt=0)
+    num_eval: int | None = Field(default=None, gt=0)
+    num_classes: int | None = Field(default=None, gt=1)
+    source: str = ""
+
+
+class InitSpec(Spec):
+    """Where the first weights come from: `models:/NAME@alias`, `models:/NAME/3` or a folder."""
+
+    origin: str = Field(alias="from")
+
+
+class Recipe(Spec):
+    """Everything that defines a training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    runs: str = "runs"
+    variant: Literal["released", "paper", "arxiv_v1", "own"] = "own"
+    source: str = ""
+    expects: str = ""
+    seed: int = Field(default=0, ge=0)
+    length: LengthSpec
+    batch: BatchSpec
+    stages: StagesSpec
+    lr: LrSpec
+    ema: EmaSpec = EmaSpec()
+    model: Annotated[ModelSpec, _named("name")]
+    data: Annotated[DataSpec, _named("path")]
+    augment: AugmentSpec = AugmentSpec()
+    preprocess: PreprocessSpec
+    loader: LoaderSpec = LoaderSpec()
+    optim: RmspropSpec = RmspropSpec()
+    loss: LossSpec = LossSpec()
+    strategy: Annotated[StrategySpec, _named("kind")] = DdpSpec()
+    compute: ComputeSpec = ComputeSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    init: Annotated[InitSpec, _named("from")] | None = None
+
+    @model_validator(mode="after")
+    def _lanes_hold_micro_batches(self) -> Self:
+        for stage in self.stages.resolve():
+            if self.loader.lanes % stage.micro_batches:
+                raise ValueError(
+                    f"loader.lanes is {self.loader.lanes}, stages have {stage.micro_batches} "
+                    "micro-batches: lanes must be a multiple of them; raise loader.lanes"
+                )
+        return self
+
+    @property
+    def folder(self) -> RunFolder:
+        """Return the run's folder, absolute."""
+        return RunFolder(Path(self.runs).resolve() / self.name)
+
+    def plan(self, num_train: int) -> Plan:
+        """Return the plan for a training split of `num_train` samples."""
+        return make_plan(
+            self.length, self.stages, self.lr, self.ema, self.batch.global_size, num_train
+        )
+
+    def values(self) -> dict[str, Any]:
+        """Return the plain values, as they are recorded and read again."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a config file and overrides into a recipe.
+
+    `data` may name a card (`data=cifar10` reads `data/cifar10.yaml` beside the config), or be a
+    folder of shards.
+
+    Raises:
+        Misuse: lists every mistake with file, field, value and what is expected.
+    """
+    path = Path(path)
+    values = load(path, overrides)
+    values["data"] = _with_card(values.get("data"), path.parent / "data")
+    return Recipe.parse(values, str(path))
+
+
+def load_recorded(folder: RunFolder) -> Recipe:
+    """Read the recipe that a run recorded in its folder.
+
+    Raises:
+        Misuse: there is no such run.
+    """
+    if not folder.recipe.is_file():
+        raise Misuse(f"{folder.path}: not a run folder (recipe.yaml is missing)")
+    return Recipe.parse(load(folder.recipe), str(folder.recipe))
+
+
+def _with_card(data: Any, cards: Path) -> Any:
+    """Replace a card's name by its content; other keys of `data` stay on top of it."""
+    top = {"path": data} if isinstance(data, str) else data
+    if not isinstance(top, dict) or not isinstance(top.get("path"), str):
+        return data
+    name = top["path"]
+    card = cards / f"{name}.yaml"
+    if "/" in name or not card.is_file():
+        if "/" not in name and not Path(name).is_dir():
+            known = ", ".join(sorted(p.stem for p in cards.glob("*.yaml")))
+            raise Misuse(
+                f"field 'data' is '{name}': neither a folder of shards nor a data card; "
+                f"cards in {cards}: {known}"
+            )
+        return top
+    rest = {key: value for key, value in top.items() if key != "path"}
+    return merge(load(card), {"name": name, **rest})
