@@ -1,9 +1,15 @@
 """Fixtures that every room's tests share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from pipeline.run.folder import RunFolder
+from pipeline.tracking.events import read_events
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -21,3 +27,32 @@ def real_data() -> Path:
     if not (folder / "imagenet-sample.tar").is_file():
         pytest.skip(f"no real images at {folder}; set EFFV2_TEST_DATA to a folder with them")
     return folder
+
+
+def losses(folder: RunFolder) -> dict[int, float]:
+    """Return the loss of every step, as the run itself recorded it (the last time it ran)."""
+    found: dict[int, float] = {}
+    for event in read_events(folder.spool):
+        if event.kind == "metrics" and "train/loss" in event.values["values"]:
+            found[event.values["step"]] = float(event.values["values"]["train/loss"])
+    return found
+
+
+@pytest.fixture(scope="session")
+def read_losses() -> Callable[[RunFolder], dict[int, float]]:
+    """The function that returns the loss of every step of a run."""
+    return losses
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of scikit-learn's digits, as the demo makes them."""
+    base = tmp_path_factory.mktemp("digits")
+    for command in (
+        ["synthetic", "digits", str(base / "raw")],
+        ["build", str(base / "raw"), str(base / "shards"), "--holdout", "0.2"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "data_prep", *command], cwd=REPO, check=True, timeout=120
+        )
+    return base / "shards"

@@ -7,6 +7,7 @@ own checkpoint files are never used.
 """
 
 import logging
+import os
 from typing import Any
 
 import deepspeed
@@ -19,6 +20,7 @@ from deepspeed.utils import (
 )
 from torch import nn
 
+from pipeline.parallel.place import place_from
 from pipeline.parallel.settings import DeepspeedSpec, Precision
 from pipeline.parallel.strategy import Compute, Tensors, load_scaler, scaler_state
 from pipeline.parallel.world import World
@@ -37,6 +39,8 @@ class Deepspeed:
         first_slots: dict[str, float],
     ) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed looks for its own launcher's variable; SLURM calls it something else.
+        os.environ.setdefault("LOCAL_RANK", str(place_from(os.environ).local_rank))
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._first_slots = first_slots
         self._sharded = spec.zero_stage > 0
