@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     register = _job(jobs, "register", _register, "register the package of a finished run")
     register.add_argument("run_folder", type=Path)
 
+    promote = _job(jobs, "promote", _promote, "make a registered version the champion")
+    promote.add_argument("model", help="models:/NAME/VERSION or models:/NAME@alias")
+
     sync = _job(jobs, "sync", _sync, "send what a run could not send to MLflow")
     sync.add_argument("run_folder", type=Path)
 
@@ -132,6 +135,12 @@ def _register(options: argparse.Namespace) -> int:
     from pipeline.jobs.register import register
 
     return register(options.run_folder)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from pipeline.jobs.register import promote
+
+    return promote(options.model)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -27,7 +27,9 @@ class Steps(Protocol):
 
     @property
     def total_steps(self) -> int: ...
-    def at(self, step: int, /) -> StepSettings: ...
+    def at(self, step: int, /) -> StepSettings:
+        """Return the settings of `step`, 0 <= step < total_steps."""
+        ...
 
 
 class Ticket(NamedTuple):

@@ -1,4 +1,4 @@
-"""`pipeline register`: put the package of a finished run into the MLflow model registry."""
+"""`pipeline register` and `promote`: a finished run's package becomes a version, then champion."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ from pipeline.recipe import Recipe, load_recorded
 from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import DONE, RunFolder
 from pipeline.spec import Misuse
-from pipeline.tracking.registry import Version
+from pipeline.tracking.registry import Version, resolve
+from pipeline.tracking.registry import promote as promote_version
 from pipeline.tracking.registry import register as register_version
+from pipeline.tracking.settings import TrackingSpec
 
 
 def register(path: Path) -> int:
@@ -26,6 +28,15 @@ def register(path: Path) -> int:
         raise Misuse(f"{folder.package}: missing; the run has not finished: train it to the end")
     version = register_package(folder, recipe)
     print(f"registered as {version.uri} (alias candidate)")
+    return DONE
+
+
+def promote(model: str) -> int:
+    """Give the alias `champion` to a registered version, once its files are verified again."""
+    spec = TrackingSpec()
+    version = resolve(model, spec)
+    promote_version(version.name, version.version, spec)
+    print(f"models:/{version.name}@champion is version {version.version}")
     return DONE
 
 

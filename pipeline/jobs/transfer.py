@@ -37,6 +37,7 @@ class Cell:
             f"runs={suite.runs}",
             f"data={self.task.data}",
             f"seed={self.seed}",
+            "tracking.register_as=null",
             start,
         ]
 

@@ -1,0 +1,1 @@
+"""What a person starts: supervised runs on SLURM or on this host, chains of jobs, preflights."""

@@ -1,0 +1,141 @@
+"""The loop of attempts: start the ranks, wait, decide from what they left, start them again.
+
+Ranks leave an outcome file and checkpoints in the run's folder; with the ledger that is all a
+decision needs (launch.decide). After a stop request no new step is started.
+"""
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch.cluster import NoAnswer, requeue
+from launch.decide import Action, Verdict, decide, status_of
+from launch.ledger import Attempt, Ledger
+from launch.ranks import End, Launcher
+from launch.stop import StopRequest, say, watch
+from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, RunFolder
+
+REQUEUE_TRIES, RETRY_S = 3, 5.0
+"""A controller may be busy; the signal's lead of 180 s leaves room for a second word."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The SLURM job (or this process, without SLURM) that attempts are counted for."""
+
+    id: str
+    restart: int
+    in_slurm: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is started again and again: a command for `world` ranks, and the run it works on."""
+
+    command: Sequence[str]
+    world: int
+    folder: RunFolder
+
+
+def run_attempts(launcher: Launcher, work: Work, job: Job, stop: StopRequest) -> int:
+    """Make attempts at a training until it ends, fails for good or must be queued again."""
+    ledger = Ledger(work.folder)
+    while not stop.name:
+        try:
+            status = _attempt(launcher, work, ledger, job, stop)
+            attempts = ledger.attempts(job.id)
+        except OSError as error:
+            where = work.folder.path
+            say(f"FAILED: {where}: cannot be written: {error}; make room or give rights there")
+            return FAILED
+        verdict = decide(status, attempts)
+        _tell(verdict, attempts)
+        if verdict.action is Action.EXIT:
+            return verdict.code
+        if verdict.action is Action.REQUEUE:
+            break
+    return _hand_back(job)
+
+
+def give_up_allocation(folder: RunFolder, job: Job, why: str) -> int:
+    """Note that no attempt was possible, as nodes do not answer, and ask for other nodes."""
+    ledger = Ledger(folder)
+    step = folder.latest_step()
+    attempt = ledger.begin(job.id, job.restart, socket.gethostname(), step)
+    ledger.end(attempt, "lost", step, why)
+    attempts = ledger.attempts(job.id)
+    verdict = decide("lost", attempts)
+    _tell(verdict, attempts)
+    return verdict.code if verdict.action is Action.EXIT else _hand_back(job)
+
+
+def run_single(launcher: Launcher, command: Sequence[str], job: Job, stop: StopRequest) -> int:
+    """Run a job of one process that keeps no outcome file: its exit code tells."""
+    if stop.name:
+        return _hand_back(job)
+    end = watch(launcher.start(command, 1, 0), stop)
+    if end.code in (DONE, MISUSE):
+        return end.code
+    if end.code == SAVED or stop.name:
+        return _hand_back(job)
+    say(f"FAILED: {end.note}")
+    return FAILED
+
+
+def _attempt(launcher: Launcher, work: Work, ledger: Ledger, job: Job, stop: StopRequest) -> str:
+    """Make one attempt, write both its ends into the ledger and return its status."""
+    folder = work.folder
+    attempt = ledger.begin(job.id, job.restart, socket.gethostname(), folder.latest_step())
+    ranks = "1 rank" if work.world == 1 else f"{work.world} ranks"
+    say(f"attempt {attempt.number} starts with {ranks}")
+    end = watch(launcher.start(work.command, work.world, attempt.number), stop)
+    outcome = folder.read_outcome(attempt.number)
+    status = status_of(outcome, bool(stop.name), end)
+    reason = _cause(folder, attempt, outcome, end, stop)
+    ledger.end(attempt, status, folder.latest_step(), reason)
+    return status
+
+
+def _cause(
+    folder: RunFolder, attempt: Attempt, outcome: Outcome | None, end: End, stop: StopRequest
+) -> str:
+    """Put together why an attempt ended: the failing rank's own words before all others'."""
+    if outcome is not None and outcome.exit_code == DONE:
+        return ""
+    said = outcome.reason if outcome is not None else ""
+    note = end.note if outcome is None or outcome.exit_code == FAILED or end.died else ""
+    words = [note, said] if end.killed else [said, note]
+    causes = [stop.name, folder.read_rank_error(attempt.number), *words]
+    return "; ".join(filter(None, dict.fromkeys(causes)))
+
+
+def _tell(verdict: Verdict, attempts: Sequence[Attempt]) -> None:
+    """Print what happened; after the last attempt, the cause first and then the history."""
+    last = attempts[-1]
+    if verdict.action is not Action.EXIT:
+        say(f"{last.describe()}; {verdict.why}")
+        return
+    word = {DONE: "DONE", MISUSE: "REFUSED"}.get(verdict.code, "FAILED")
+    say(f"{word}: {verdict.why}" if verdict.code else word)
+    if last.reason:
+        say(f"cause: {last.reason}")
+    for attempt in attempts:
+        say(f"  {attempt.describe()}")
+
+
+def _hand_back(job: Job) -> int:
+    """Give the job back to the queue; without SLURM the caller runs the command again."""
+    if not job.in_slurm:
+        say("stopped; run the same command again to continue")
+        return SAVED
+    error = ""
+    for tries in range(REQUEUE_TRIES):
+        try:
+            time.sleep(RETRY_S if tries else 0)
+            say(requeue(job.id))
+            return SAVED
+        except NoAnswer as reason:
+            error = str(reason)
+    say(f"the job could not be requeued: {error}; submit the same command again to continue")
+    return SAVED

@@ -1,0 +1,89 @@
+"""SLURM's answers that the launcher needs, each asked by one bounded command.
+
+States come from scontrol and squeue: they are there without an accounting database.
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+
+ANSWER_S = 30.0
+"""A controller that is busy or restarting may be slow; longer than this it counts as silent."""
+
+
+_LOST = re.compile(
+    r"Task launch .*failed|Communication connection failure|Node failure|Zero Bytes were transm"
+    r"|Unable to contact|Socket timed out|[Nn]ode.* (?:is )?(?:down|not responding)"
+)
+
+
+class NoAnswer(RuntimeError):
+    """A SLURM command failed, is not installed, or did not answer in time."""
+
+
+def ask(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
+    """Run a SLURM command and return what it prints.
+
+    Raises:
+        NoAnswer: with the command and what it said.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise NoAnswer(f"{command[0]}: not found; is this a SLURM machine?") from None
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"{' '.join(command)}: no answer in {timeout_s:.0f} s") from None
+    if done.returncode:
+        raise NoAnswer(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def tells_of_lost_node(text: str) -> bool:
+    """Return whether srun's words mean that a node of the allocation does not answer."""
+    return _LOST.search(text) is not None
+
+
+def job_facts(job_id: str) -> dict[str, str]:
+    """Return scontrol's `Key=value` facts of a job (values without spaces)."""
+    return dict(re.findall(r"(\S+?)=(\S*)", ask(["scontrol", "--oneliner", "show", "job", job_id])))
+
+
+def requeue(job_id: str) -> str:
+    """Put a running batch job back into the queue; returns what was done.
+
+    A job that SLURM already ends is left to SLURM: one that was cancelled must not come back, and
+    one that is preempted or was requeued by somebody comes back by itself.
+
+    Raises:
+        NoAnswer: SLURM refused, for instance as the job was submitted with --no-requeue.
+    """
+    state = job_facts(job_id).get("JobState", "")
+    if state != "RUNNING":
+        return f"job {job_id} is {state}: whether it comes back is SLURM's decision"
+    ask(["scontrol", "requeue", job_id])
+    return f"job {job_id} goes back into the queue"
+
+
+def node_address(nodes: str) -> str:
+    """Return the address of the first node of a node list, as SLURM itself reaches it.
+
+    The name need not be one that resolves; NodeAddr is.
+    """
+    first = ask(["scontrol", "show", "hostnames", nodes]).split()[0]
+    match = re.search(r"\bNodeAddr=(\S+)", ask(["scontrol", "--oneliner", "show", "node", first]))
+    return match[1] if match else first
+
+
+def running_steps(job_id: str) -> list[str]:
+    """Return the ids of the job's steps that run, without batch and extern."""
+    lines = ask(["squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job_id}"]).split()
+    return [step for step in lines if step.rpartition(".")[2].isdigit()]
+
+
+def configuration() -> dict[str, str]:
+    """Return the cluster's settings, as `scontrol show config` lists them."""
+    lines = ask(["scontrol", "show", "config"]).splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,77 @@
+"""What is to be run: a training with its folder, plan and data set, or another pipeline job.
+
+Only this file of the launcher knows recipes. Nothing here imports torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.manifest import load_manifest
+from pipeline.jobs.plan import num_train
+from pipeline.jobs.prepare import plan_text
+from pipeline.plan.plan import Plan
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.run.folder import RunFolder
+from pipeline.spec import Misuse
+
+JOBS = ("train", "evaluate", "transfer", "export", "register", "sync", "report")
+"""The pipeline's jobs that may be supervised; all but `train` are one process."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as the launcher sees it."""
+
+    recipe: Recipe
+    plan: Plan
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.recipe.folder
+
+    @property
+    def data(self) -> Path:
+        return Path(self.recipe.data.path).absolute()
+
+    @property
+    def micro_batches(self) -> list[int]:
+        return [stage.settings.micro_batches for stage in self.plan.stages]
+
+    def plan_text(self) -> str:
+        """Return the plan as `python -m pipeline plan` prints it."""
+        return plan_text(self.recipe, self.plan)
+
+    def check_data(self) -> None:
+        """Refuse a data set that is missing or lacks a split.
+
+        Raises:
+            Misuse: names the folder and how to make it.
+        """
+        manifest = load_manifest(self.data)
+        manifest.split(self.recipe.data.train)
+        manifest.split(self.recipe.data.eval)
+
+
+def check_job(arguments: Sequence[str]) -> None:
+    """Refuse what is no job of the pipeline.
+
+    Raises:
+        Misuse: lists those that there are.
+    """
+    if not arguments or arguments[0] not in JOBS:
+        given = arguments[0] if arguments else ""
+        raise Misuse(f"command '{given}': expected one of {', '.join(JOBS)}")
+
+
+def training(arguments: Sequence[str]) -> Training:
+    """Return what `train CONFIG [key=value ...] [--flag]` would train.
+
+    Raises:
+        Misuse: the config is missing or wrong, or nothing says how large the data set is.
+    """
+    words = [word for word in arguments[1:] if not word.startswith("--")]
+    if not words:
+        raise Misuse("train: the config is missing; for example configs/v2_s_1k.yaml")
+    recipe = load_recipe(Path(words[0]), words[1:])
+    return Training(recipe, recipe.plan(num_train(recipe)))

@@ -1,0 +1,53 @@
+"""A config that needs no data set, ranks that only count steps, and made-up SLURM programs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+name: counted
+runs: {runs}
+length: {{epochs: 2}}
+batch: {{global_size: 64}}
+stages: {{kind: paper, count: 2, px: [32, 64], randaugment: [5, 10], mixup: [0, 0.2],
+         cutmix: [0, 0], dropout: [0.1, 0.2], micro_batches: 8}}
+lr: {{kind: cosine, peak: 0.1, warmup_epochs: 1}}
+model: tiny
+data: {{path: {data}, num_train: 6400, num_eval: 100, num_classes: 10}}
+preprocess: {{eval_px: 64}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config whose data set is missing; its data card's counts are there."""
+    path = tmp_path / "counted.yaml"
+    path.write_text(CONFIG.format(runs=tmp_path / "runs", data=tmp_path / "shards"))
+    return path
+
+
+@pytest.fixture
+def rank_program(repo: Path) -> list[str]:
+    """The command of a rank that counts steps; append FOLDER STEPS [FAULT]."""
+    return [sys.executable, str(repo / "tests" / "slurm" / "stand_in_rank.py")]
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Put a made-up program first in PATH: `programs(name, body of a shell script)`.
+
+    What it was called with is appended to the file that is returned.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def make(name: str, body: str) -> Path:
+        calls = tmp_path / f"{name}.calls"
+        (folder / name).write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{body}\n')
+        (folder / name).chmod(0o755)
+        return calls
+
+    return make

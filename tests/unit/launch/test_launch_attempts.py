@@ -1,0 +1,209 @@
+"""The loop of attempts over real processes, and the command line around it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch.attempts import Job, Work, give_up_allocation, run_attempts, run_single
+from launch.ledger import Ledger
+from launch.local import LocalLauncher
+from launch.stop import StopRequest, stop_requests, watch
+from pipeline.run.folder import RunFolder
+
+JOB = Job("here", 0, in_slurm=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "runs" / "counted")
+
+
+@pytest.fixture
+def attempt(rank_program, folder):
+    """Run attempts of counting ranks to their end; returns the exit code."""
+
+    def run(steps: int, fault: str = "", world: int = 2, stop: StopRequest | None = None) -> int:
+        command = [*rank_program, str(folder.path), str(steps), fault]
+        launcher = LocalLauncher(world, "here")
+        return run_attempts(launcher, Work(command, world, folder), JOB, stop or StopRequest())
+
+    return run
+
+
+def test_a_run_that_ends_is_done_in_one_attempt(attempt, folder, capsys):
+    assert attempt(3) == 0
+    (only,) = Ledger(folder).attempts("here")
+    assert (only.status, only.last_step) == ("done", 3)
+    assert "supervise: DONE" in capsys.readouterr().out
+
+
+def test_wrong_use_is_not_tried_again(attempt, folder, capsys):
+    assert attempt(3, "misuse", 1) == 2
+    assert len(Ledger(folder).attempts("here")) == 1
+    assert "REFUSED" in (out := capsys.readouterr().out) and "field 'x' is 1: use 2" in out
+
+
+def test_no_progress_stops_after_three_restarts_with_the_cause_first(attempt, folder, capsys):
+    assert attempt(3, "raise", 1) == 1
+    assert [a.status for a in Ledger(folder).attempts("here")] == ["crashed"] * 4
+    lines = capsys.readouterr().out.partition("supervise: FAILED")[2].splitlines()
+    assert lines[0] == ": 3 restarts without a new checkpoint after step 0"
+    assert "cause: ValueError: poison" in lines[1]
+    assert len(lines) == 6, "and the four attempts"
+
+
+def test_the_words_of_the_rank_that_failed_come_before_rank_0s(attempt, monkeypatch, capsys):
+    said = "node2: OSError: shard-000012.tar: disk on fire"
+    monkeypatch.setattr(RunFolder, "read_rank_error", lambda self, attempt: said)
+    assert attempt(3, "raise", 1) == 1
+    cause = capsys.readouterr().out.partition("cause: ")[2].splitlines()[0]
+    assert cause.index("shard-000012.tar") < cause.index("ValueError: poison")
+
+
+def test_after_a_stop_request_no_attempt_starts(attempt, folder, capsys):
+    assert attempt(3, stop=StopRequest("SIGTERM")) == 75
+    assert Ledger(folder).attempts("here") == []
+    assert "run the same command again" in capsys.readouterr().out
+
+
+def test_a_job_whose_nodes_do_not_answer_asks_for_others_and_not_for_ever(programs, folder, capsys):
+    calls = programs("scontrol", "echo 'JobId=12 JobState=RUNNING'")
+    job = Job("12", 0, in_slurm=True)
+    codes = [give_up_allocation(folder, job, "rank 4-7 did not answer") for _ in range(11)]
+    assert codes == [75] * 10 + [1]
+    assert calls.read_text().count("requeue 12") == 10
+    last = capsys.readouterr().out.partition("supervise: FAILED")[2].splitlines()
+    assert "interrupted 10 times" in last[0] and "rank 4-7 did not answer" in last[1]
+
+
+def test_a_job_that_slurm_will_not_requeue_says_how_to_go_on(programs, monkeypatch, capsys):
+    monkeypatch.setattr("launch.attempts.RETRY_S", 0.0)
+    calls = programs("scontrol", "echo 'Requested operation is presently disabled' >&2; exit 1")
+    job = Job("12", 0, in_slurm=True)
+    assert run_single(LocalLauncher(1, "x"), ["true"], job, StopRequest("SIGUSR2")) == 75
+    assert "presently disabled; submit the same command again" in capsys.readouterr().out
+    assert len(calls.read_text().splitlines()) == 3
+
+
+def test_a_folder_that_cannot_be_written_ends_with_its_name(attempt, folder, capsys):
+    folder.path.parent.mkdir(parents=True)
+    folder.path.write_text("in the way")
+    assert attempt(3) == 1
+    assert str(folder.path) in capsys.readouterr().out
+
+
+def test_ranks_that_do_not_save_are_ended_after_the_deadline(rank_program, folder, monkeypatch):
+    monkeypatch.setenv("SAVE_S", "0.3")
+    launcher = LocalLauncher(1, "here")
+    step = launcher.start([*rank_program, str(folder.path), "600", "deaf"], 1, 0)
+    while folder.latest_step() < 1:
+        time.sleep(0.02)
+    start = time.monotonic()
+    end = watch(step, StopRequest("SIGUSR2"))
+    assert end.died and 0.3 <= time.monotonic() - start < 5
+
+
+def test_signals_are_noted_once_and_only_a_second_ctrl_c_hurries():
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.name, stop.again) == ("SIGUSR2", False)
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stop.name, stop.again) == ("SIGINT", True)
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("code", "wish", "expected"),
+    [(0, "", 0), (2, "", 2), (1, "", 1), (75, "", 75), (9, "TERM", 75)],
+)
+def test_a_job_of_one_process_tells_by_its_exit_code(code, wish, expected, monkeypatch):
+    stop = StopRequest()
+    launcher = LocalLauncher(1, "here")
+    start = launcher.start
+
+    def start_then_stop(*args):
+        step = start(*args)
+        stop.name = wish
+        return step
+
+    monkeypatch.setattr(launcher, "start", start_then_stop)
+    command = [sys.executable, "-c", f"import signal; signal.signal(12, 1); exit({code})"]
+    assert run_single(launcher, command, JOB, stop) == expected
+
+
+@pytest.fixture
+def cli(repo, config, rank_program, folder, tmp_path):
+    """Start `python -m launch local` on the config, with counting ranks in place of training."""
+    ranks = tmp_path / "python"
+    ranks.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n'
+                     f'exec {" ".join(rank_program)} {folder.path} $STEPS $FAULT\n')  # fmt: skip
+    ranks.chmod(0o755)
+
+    def start(ranks_asked: int, steps: int, *overrides: str, fault: str = "") -> subprocess.Popen:
+        env = {**os.environ, "RANK_PYTHON": str(ranks), "STEPS": str(steps), "FAULT": fault}
+        return subprocess.Popen(
+            [sys.executable, "-m", "launch", "local", "--ranks", str(ranks_asked), "train",
+             str(config), *overrides],
+            cwd=repo, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return start
+
+
+def test_the_command_line_runs_the_pipeline_with_config_and_overrides(cli, config, tmp_path):
+    process = cli(2, 3, "lr.peak=0.2", "seed=3")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, out
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == [f"-m pipeline train {config} lr.peak=0.2 seed=3"] * 2
+
+
+def test_places_without_work_are_told_and_stay_empty(cli, tmp_path):
+    process = cli(3, 3)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "2 of 3 ranks work and 1 stay idle" in out
+    assert len((tmp_path / "said").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(cli, folder, number):
+    process = cli(2, 600)
+    while folder.latest_step() < 2:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, out
+    saved = folder.latest_step()
+    process = cli(2, saved + 3)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and f"step {saved} to {saved + 3}" in out
+    assert folder.read_outcome(1) is not None, "the second attempt has a number of its own"
+
+
+def test_a_killed_rank_is_started_again_in_the_same_command(cli, folder):
+    process = cli(2, 30)
+    while folder.latest_step() < 2:
+        time.sleep(0.02)
+    os.kill(int((folder.path / "pids" / "0.1").read_text()), signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "rank 1 was killed by SIGKILL; connection closed by peer; restart 1 of 3" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [(("lr.peek=1",), "lr.peek"), (("data=nowhere",), "nowhere"), (("seed",), "seed")],
+)
+def test_a_wrong_setting_ends_with_2_before_a_rank_starts(cli, folder, overrides, named):
+    process = cli(1, 3, *overrides)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 2 and "error: " in out and named in out
+    assert "Traceback" not in out and not folder.path.exists()

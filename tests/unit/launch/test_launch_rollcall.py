@@ -1,0 +1,99 @@
+"""The roll call: who answers, what each rank sees, and what is said of those that do not."""
+
+import socket
+import sys
+
+import pytest
+
+from launch.answer import Answer, look
+from launch.rollcall import Absent, LostRanks, call, problems, read_answers, summary
+
+
+@pytest.fixture
+def door():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    return tmp_path / "shards"
+
+
+def test_a_rank_for_which_all_is_well_complains_of_nothing(door, shards, tmp_path):
+    answer = look(3, "gpu1", "127.0.0.1", door, shards, tmp_path / "runs" / "new")
+    assert answer == Answer(3, "gpu1")
+
+
+def test_a_rank_names_what_it_lacks(shards, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        answer = look(3, "gpu1", "127.0.0.1", port, tmp_path / "none", tmp_path / "run")
+    assert answer.data == f"does not see {tmp_path}/none/manifest.json"
+    assert f"127.0.0.1, port {port}" in answer.address and "NETWORK_INTERFACE" in answer.address
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """A made-up srun: runs the program once for each rank, except those left out."""
+
+    def command(num_ranks: int, *left_out: int, then: str = "") -> list[str]:
+        script = tmp_path / "srun"
+        ranks = " ".join(str(rank) for rank in range(num_ranks) if rank not in left_out)
+        script.write_text(
+            f"#!/bin/sh\nfor rank in {ranks}; do\n"
+            '  SLURMD_NODENAME=node$((rank / 2)) SLURM_PROCID=$rank "$@" | sed "s/^/$rank: /"\n'
+            f"done\n{then}\n"
+        )
+        script.chmod(0o755)
+        return [str(script)]
+
+    return command
+
+
+def test_all_ranks_answer_over_srun(tasks, shards, tmp_path):
+    answers = call(tasks(4), [sys.executable], "127.0.0.1", shards, tmp_path)
+    assert [(a.rank, a.host) for a in answers] == [
+        (0, "node0"), (1, "node0"), (2, "node1"), (3, "node1")
+    ]  # fmt: skip
+    assert problems(answers, 4) == []
+    assert summary(answers, 4) == "4 of 4 ranks on 2 nodes answered"
+
+
+def test_a_rank_that_does_not_answer_is_named(tasks, shards, tmp_path):
+    answers = call(tasks(6, 2, 4, 5), [sys.executable], "127.0.0.1", shards, tmp_path)
+    assert problems(answers, 6) == ["rank 2, 4-5 of 6 did not answer"]
+
+
+def test_silence_ends_after_its_time_and_says_who_was_heard(tasks, shards, tmp_path):
+    srun = tasks(3, 2, then="sleep 20")
+    with pytest.raises(LostRanks, match="only 2 ranks answered in 1 s: 0-1"):
+        call(srun, [sys.executable], "127.0.0.1", shards, tmp_path, timeout_s=1)
+
+
+def test_an_srun_that_fails_is_quoted(tasks, shards, tmp_path):
+    srun = tasks(0, then="echo 'srun: error: Invalid node name' >&2; exit 1")
+    with pytest.raises(Absent, match="srun ended with 1: srun: error: Invalid node name") as error:
+        call(srun, [sys.executable], "127.0.0.1", shards, tmp_path)
+    assert not isinstance(error.value, LostRanks), "another node would not help"
+
+
+def test_an_srun_that_cannot_reach_a_node_asks_for_other_nodes(tasks, shards, tmp_path):
+    said = "srun: error: Task launch for StepId=1.0 failed on node n2: Communication failure"
+    with pytest.raises(LostRanks, match="failed on node n2"):
+        call(tasks(0, then=f"echo '{said}' >&2; exit 1"), [sys.executable], "h", shards, tmp_path)
+
+
+def test_ranks_with_the_same_trouble_share_a_line():
+    answers = [Answer(rank, f"gpu{rank // 4}", data="no" * (rank >= 4)) for rank in range(8)]
+    assert problems(answers, 8) == ["rank 4-7 on gpu1: no"]
+
+
+def test_other_words_in_the_output_are_no_answers():
+    text = 'module loaded\n0: roll-call {"rank": 0, "host": "a"}\nwarning: roll of paper\n'
+    assert read_answers(text) == [Answer(0, "a")]
