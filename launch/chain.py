@@ -6,7 +6,7 @@
       - {name: pretrain, run: train configs/v2_l_21k.yaml}
       - {name: finetune, run: train configs/v2_l_21k_ft1k.yaml}
       - name: transfer
-        run: transfer models:/effnetv2-l-1k@candidate configs/transfer.yaml
+        run: transfer models:/effnetv2-l-21k-ft1k@candidate configs/transfer.yaml
         after: [finetune]                        default: the job above; [] waits for none
         slurm: {time: "4:00:00"}
 

@@ -192,9 +192,9 @@ def test_finetuning_sees_whole_images() -> None:
     assert recipe("v2_s_21k_ft1k").preprocess.box(500, 375, 384) == (0, 0, 500, 375)
 
 
-def test_cifar_grows_from_16_to_32_px() -> None:
+def test_cifar_grows_from_20_to_32_px() -> None:
     loaded = recipe("cifar10")
-    assert [stage.px for stage in loaded.stages.resolve()] == [16, 21, 27, 32]
+    assert [stage.px for stage in loaded.stages.resolve()] == [20, 24, 28, 32]
     assert loaded.augment.crop_area == (0.4, 1.0) and loaded.augment.reference_px == 224
     assert all(stage.micro_batches % 2 == 0 for stage in loaded.stages.resolve())
 
