@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Misuse as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough

@@ -25,9 +25,13 @@ from pipeline.run.folder import RunFolder
 from pipeline.spec import Misuse, Spec, load, merge
 from pipeline.tracking.settings import TrackingSpec
 
+WORDS = {"model": "name", "data": "path", "strategy": "kind", "init": "from"}
+"""Sections that may be one plain word, and the key that it stands for."""
 
-def _named(key: str) -> BeforeValidator:
-    """Accept a plain string for a mapping whose main key is `key`."""
+
+def _word(section: str) -> BeforeValidator:
+    """Accept a plain word for a section."""
+    key = WORDS[section]
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
@@ -38,7 +42,11 @@ class BatchSpec(Spec):
 
 
 class DataSpec(Spec):
-    """A folder of shards and what is known of it before it is there (a data card's counts)."""
+    """A folder of shards and what is known of it before it is there (a data card's counts).
+
+    `stream` is a pattern of tars without an index to train on instead of the `train` split, in
+    plain webdataset order and with its fewer promises; the folder still gives classes and `eval`.
+    """
 
     path: str
     train: str = "train"
@@ -48,6 +56,13 @@ class DataSpec(Spec):
     num_eval: int | None = Field(default=None, gt=0)
     num_classes: int | None = Field(default=None, gt=1)
     source: str = ""
+    stream: str | None = None
+
+    @model_validator(mode="after")
+    def _stream_has_a_length(self) -> Self:
+        if self.stream is not None and self.num_train is None:
+            raise ValueError("stream needs num_train, the number of images in its tars")
+        return self
 
 
 class InitSpec(Spec):
@@ -70,19 +85,19 @@ class Recipe(Spec):
     stages: StagesSpec
     lr: LrSpec
     ema: EmaSpec = EmaSpec()
-    model: Annotated[ModelSpec, _named("name")]
-    data: Annotated[DataSpec, _named("path")]
+    model: Annotated[ModelSpec, _word("model")]
+    data: Annotated[DataSpec, _word("data")]
     augment: AugmentSpec = AugmentSpec()
     preprocess: PreprocessSpec
     loader: LoaderSpec = LoaderSpec()
     optim: RmspropSpec = RmspropSpec()
     loss: LossSpec = LossSpec()
-    strategy: Annotated[StrategySpec, _named("kind")] = DdpSpec()
+    strategy: Annotated[StrategySpec, _word("strategy")] = DdpSpec()
     compute: ComputeSpec = ComputeSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     tracking: TrackingSpec = TrackingSpec()
-    init: Annotated[InitSpec, _named("from")] | None = None
+    init: Annotated[InitSpec, _word("init")] | None = None
 
     @model_validator(mode="after")
     def _lanes_hold_micro_batches(self) -> Self:
@@ -120,7 +135,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         Misuse: lists every mistake with file, field, value and what is expected.
     """
     path = Path(path)
-    values = load(path, overrides)
+    values = load(path, overrides, WORDS)
     values["data"] = _with_card(values.get("data"), path.parent / "data")
     return Recipe.parse(values, str(path))
 

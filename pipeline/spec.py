@@ -20,6 +20,10 @@ class Misuse(ValueError):
     """A mistake of the caller: the message names file, field, value and remedy (exit code 2)."""
 
 
+class Failure(RuntimeError):
+    """Something outside went wrong (disk, server, file): the message names it (exit code 1)."""
+
+
 class Spec(BaseModel):
     """Base of every settings class: frozen, unknown keys refused, defaults checked too."""
 
@@ -49,8 +53,13 @@ def canonical_json(values: Any) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def load(
+    path: Path, overrides: Sequence[str] = (), words: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Read a config file, follow its `extends:` and apply `key.sub=value` overrides.
+
+    `words` names the main key of sections that may be one plain word: with {"data": "path"} and
+    `data: digits` in the file, `data.eval=test` adds to {path: digits}.
 
     Raises:
         Misuse: the file is missing or not YAML, a key stands twice, a part extends itself, or an
@@ -66,6 +75,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise Misuse(f"override '{override}': expected key=value, for example lr.peak=0.1")
         try:
             value = _parse_yaml(text, f"override '{override}'")
+            section, dot, _ = key.partition(".")
+            if dot and section in (words or {}) and isinstance(tree.get(section), str):
+                tree[section] = {(words or {})[section]: tree[section]}
             OmegaConf.update(tree, key, _protect(value), merge=False, force_add=True)
         except (OmegaConfBaseException, IndexError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from pipeline.data.index import SplitIndex
+from pipeline.spec import Failure
 
 
-class BrokenSample(ValueError):
+class BrokenSample(Failure):
     """A sample that cannot be used as it is: the message names shard, key and remedy."""
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.reader import BrokenSample
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ _FOLLOW_S = 1.0
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
 
 
-class LoaderFailed(RuntimeError):
+class LoaderFailed(Failure):
     """A worker died or took too long; the message says which, and what to look at."""
 
 

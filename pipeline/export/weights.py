@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pipeline.spec import Failure
+
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -22,7 +24,7 @@ _DTYPES = {
 MAX_HEADER_BYTES = 8 * 2**20
 
 
-class BrokenPackage(ValueError):
+class BrokenPackage(Failure):
     """A package whose files are as they were sealed, but make no model."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.manifest import load_manifest
-from pipeline.jobs.prepare import plan_text
+from pipeline.jobs import prepare
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.run.folder import DONE
 from pipeline.spec import Misuse
@@ -13,7 +13,7 @@ from pipeline.spec import Misuse
 def plan(config: Path, overrides: Sequence[str]) -> int:
     """Print the plan of a config; without the shards, the data card's counts are used."""
     recipe = load_recipe(config, overrides)
-    print(plan_text(recipe, recipe.plan(num_train(recipe))))
+    print(prepare.plan_text(recipe, recipe.plan(num_train(recipe))))
     return DONE
 
 
@@ -25,7 +25,7 @@ def num_train(recipe: Recipe) -> int:
     """
     folder = Path(recipe.data.path)
     if (folder / "manifest.json").is_file():
-        return load_manifest(folder).split(recipe.data.train).num_samples
+        return prepare.num_train(recipe, load_manifest(folder))
     if recipe.data.num_train is None:
         raise Misuse(
             f"field 'data.path' is '{recipe.data.path}': no manifest.json there, and no data card "

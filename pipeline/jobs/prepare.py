@@ -9,7 +9,7 @@ from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.parallel.place import Place, check_divides, place_from
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recorded
-from pipeline.run.files import write_atomically
+from pipeline.run.files import read_json, write_atomically, write_json
 from pipeline.spec import Misuse, differences, dump
 from pipeline.tracking.settings import resolve_uri
 
@@ -20,6 +20,7 @@ FREE_TO_CHANGE = (
     "loader.workers",
     "loader.prefetch",
     "loader.timeout_s",
+    "loader.start_method",
     "checkpoint",
     "evaluate",
     "tracking",
@@ -27,7 +28,10 @@ FREE_TO_CHANGE = (
     "expects",
     "data.path",
 )
-"""Settings that a resumed run may change: they do not define what is trained."""
+"""Settings that a resumed run may change: they do not define what is trained. Shards may be moved;
+that they are the same is seen from their digest."""
+
+DATA = "data.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     manifest = load_manifest(Path(recipe.data.path))
     manifest.split(recipe.data.eval)
-    plan = recipe.plan(manifest.split(recipe.data.train).num_samples)
+    plan = recipe.plan(num_train(recipe, manifest))
     if recipe.tracking.enabled:
         resolve_uri(recipe.tracking)
     place = place_from(os.environ)
@@ -57,28 +61,45 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(recipe, manifest, plan, place)
 
 
+def num_train(recipe: Recipe, manifest: Manifest) -> int:
+    """Return the number of training images: the split's, or what is said of streamed tars."""
+    if recipe.data.stream is not None:
+        assert recipe.data.num_train is not None
+        return recipe.data.num_train
+    return manifest.split(recipe.data.train).num_samples
+
+
 def record(prepared: Prepared, accept_changes: bool) -> None:
     """Write the recipe and plan into the run's folder; refuse another recipe than recorded.
 
     Raises:
-        Misuse: the run was started with other settings; each difference is listed.
+        Misuse: the run was started with other settings or images; each difference is listed.
     """
     recipe, folder = prepared.recipe, prepared.recipe.folder
-    if folder.recipe.is_file():
-        changes = [
-            line
-            for line in differences(load_recorded(folder).values(), recipe.values())
-            if not line.startswith(FREE_TO_CHANGE)
-        ]
-        if changes and not accept_changes:
-            raise Misuse(
-                f"{folder.recipe}: the run was started with other settings:\n  "
-                + "\n  ".join(changes)
-                + "\nuse another name=..., undo the changes, or pass --accept-changes"
-            )
+    changes = _changes(prepared) if folder.recipe.is_file() else []
+    if changes and not accept_changes:
+        raise Misuse(
+            f"{folder.recipe}: the run was started with other settings:\n  "
+            + "\n  ".join(changes)
+            + "\nuse another name=..., undo the changes, or pass --accept-changes"
+        )
     folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.path / DATA, _images(prepared.manifest))
     write_atomically(folder.recipe, dump(recipe.values()))
     write_atomically(folder.path / "plan.txt", plan_text(recipe, prepared.plan) + "\n")
+
+
+def _changes(prepared: Prepared) -> list[str]:
+    """Name what differs from the recorded run and defines what is trained."""
+    recipe, folder = prepared.recipe, prepared.recipe.folder
+    lines = differences(load_recorded(folder).values(), recipe.values())
+    lines = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
+    known, images = read_json(folder.path / DATA), _images(prepared.manifest)
+    return lines + (differences(known, images, "data.") if isinstance(known, dict) else [])
+
+
+def _images(manifest: Manifest) -> dict[str, str]:
+    return {"shards": manifest.name, "digest": manifest.digest()}
 
 
 def plan_text(recipe: Recipe, plan: Plan) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
 from pipeline.data.index import SplitIndex
-from pipeline.data.loader import TrainLoader
+from pipeline.data.loader import StepLoader, TrainLoader
 from pipeline.data.order import Order
 from pipeline.engine.inputs import Inputs
 from pipeline.engine.loop import Loop, restore
@@ -67,7 +68,7 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
 def _loop(
     prepared: Prepared,
     stepper: Stepper,
-    loader: TrainLoader,
+    loader: StepLoader,
     scoring: Scoring,
     store: Store,
     progress: Progress,
@@ -148,21 +149,26 @@ def _first_state(store: Store, stepper: Stepper, world: World, progress: Progres
     )
 
 
-def _loader(prepared: Prepared, world: World) -> TrainLoader:
+def _loader(prepared: Prepared, world: World) -> StepLoader:
     recipe = prepared.recipe
+    common: dict[str, Any] = {
+        "plan": prepared.plan,
+        "global_batch": recipe.batch.global_size,
+        "rank": world.rank,
+        "world": world.size,
+        "augment": recipe.augment,
+        "seed": recipe.seed,
+        "spec": recipe.loader,
+    }
+    if recipe.data.stream is not None:
+        from pipeline.data.stream import StreamLoader
+
+        pattern = Path(recipe.data.stream).absolute()
+        tars = sorted(pattern.parent.glob(pattern.name))
+        return StreamLoader(tars, prepared.manifest.labels, **common)
     index = SplitIndex(Path(recipe.data.path), prepared.manifest, recipe.data.train)
     order = Order(len(index), recipe.seed, recipe.loader.lanes, recipe.loader.window)
-    return TrainLoader(
-        index=index,
-        order=order,
-        plan=prepared.plan,
-        global_batch=recipe.batch.global_size,
-        rank=world.rank,
-        world=world.size,
-        augment=recipe.augment,
-        seed=recipe.seed,
-        spec=recipe.loader,
-    )
+    return TrainLoader(index=index, order=order, **common)
 
 
 def _warm_up(stepper: Stepper, prepared: Prepared, step: int) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.files import read_json, write_json
+from pipeline.spec import Failure
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 
 
-class LeaseHeld(RuntimeError):
+class LeaseHeld(Failure):
     """Another job writes to this run, or took it over."""
 
 

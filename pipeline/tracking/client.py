@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.spec import Failure
 from pipeline.tracking.settings import SQLITE, artifact_root
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ KEY_TAG = "pipeline.run_key"
 PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 
 
-class Unreachable(RuntimeError):
+class Unreachable(Failure):
     """MLflow does not answer, or not as it should; trying again later may help."""
 
 
-class Refused(RuntimeError):
+class Refused(Failure):
     """MLflow answered that it will not take this; trying again does not help."""
 
 

@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 
 from pipeline.run.files import write_atomically
+from pipeline.spec import Failure
 
 MANIFEST = "manifest.sha256"
 MAX_MANIFEST_BYTES, MAX_FILES = 64 * 1024, 64
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._-]{0,99})")
 
 
-class Altered(ValueError):
+class Altered(Failure):
     """A file is not what its digest says, so nothing of its folder is used."""
 
 
