@@ -6,8 +6,10 @@ artifacts of an MLflow run, with the package's digest as the tag `sha256`. Names
 """
 
 import contextlib
+import random
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -143,7 +145,7 @@ def promote(name: str, version: int, spec: TrackingSpec) -> Version:
     with answers(store):
         found = _find(client, store, name, str(version), None)
         _read_back(client, store, _source(client, found), _as_version(found).digest)
-        client.set_registered_model_alias(name, CHAMPION, str(version))
+        _set_alias(client, name, CHAMPION, str(version))
         return _as_version(found)
 
 
@@ -158,6 +160,21 @@ def lineage(version: Version, spec: TrackingSpec) -> list[Version]:
             break
         parent = found[-1].tags.get(PARENT, "")
     return found
+
+
+def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
+    """Point `alias` to a version. MLflow reads and then inserts, so that of two processes that
+    set a new alias at once one fails; its second try finds the alias and moves it."""
+    from mlflow.exceptions import MlflowException
+
+    for last in (False, False, True):
+        try:
+            client.set_registered_model_alias(name, alias, version)
+            return
+        except MlflowException:
+            if last:
+                raise
+            time.sleep(random.uniform(0.05, 0.3))
 
 
 def _open(spec: TrackingSpec) -> "tuple[str, MlflowClient]":
