@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.data.index import SplitIndex
 from pipeline.data.manifest import load_manifest
 from pipeline.data.reader import ShardReader
+from pipeline.jobs.disk import naming_disk
 from pipeline.recipe import load_recorded
 from pipeline.report.collect import read_run, read_transfer
 from pipeline.report.page import write_report
@@ -21,11 +22,14 @@ def report(folders: Sequence[Path], output: Path, title: str, transfer: Path | N
 
     Raises:
         Misuse: a folder is no run, or `transfer` is no result of a transfer job.
+        Failure: the disk does not take the page.
     """
     runs = [RunFolder(path.resolve()) for path in folders]
     reports = [read_run(folder, _images(folder)) for folder in runs]
     suite = read_transfer(transfer) if transfer is not None else None
-    print(f"report: {write_report(output, title, reports, suite)}")
+    with naming_disk(output):
+        page = write_report(output, title, reports, suite)
+    print(f"report: {page}")
     return DONE
 
 

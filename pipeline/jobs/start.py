@@ -26,7 +26,7 @@ def first_weights(recipe: Recipe, manifest: Manifest, world: World) -> Efficient
     the same, is converted row by row where some are, and is new where none is.
 
     Raises:
-        Misuse: the model to start from is of another architecture.
+        Misuse: the model to start from is of another architecture, or built another way.
     """
     model = build(recipe.model, manifest.num_classes, keyed(Stream.WEIGHTS, recipe.seed))
     if recipe.init is not None:
@@ -63,6 +63,7 @@ def adopt(model: EfficientNet, recipe: Recipe, package: Package, labels: LabelSp
             f"{package.spec.name} does not fit model.name={recipe.model.name} "
             f"({len(wrong)} tensors, the first is {wrong[0]}); name the same model"
         )
+    _check_built_alike(recipe, package)
     model.load_state_dict({n: t for n, t in theirs.items() if n not in head}, strict=False)
     positions = labels.positions_in(package.labels)
     rows = [row for row, position in enumerate(positions) if position >= 0]
@@ -73,3 +74,14 @@ def adopt(model: EfficientNet, recipe: Recipe, package: Package, labels: LabelSp
         f"starting from {recipe.init and recipe.init.origin}: head rows of {len(rows)} of "
         f"{len(labels)} classes taken over, the others are new"
     )
+
+
+def _check_built_alike(recipe: Recipe, package: Package) -> None:
+    """Refuse weights that fit but mean something else: made for another padding or epsilon."""
+    for name in ("padding", "bn_eps"):
+        ours, theirs = getattr(recipe.model, name), getattr(package.spec, name)
+        if ours != theirs:
+            raise Misuse(
+                f"field 'model.{name}' is {ours!r}, but the model of field 'init.from' "
+                f"({recipe.init and recipe.init.origin}) has {theirs!r}; set model.{name}={theirs}"
+            )

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.engine.signals import StopWish, stop_wish
+from pipeline.jobs.disk import naming_disk
 from pipeline.jobs.prepare import Prepared, plan_text, prepare, record
 from pipeline.parallel.place import place_from
 from pipeline.recipe import load_recipe
 from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
 from pipeline.run.lease import Lease, LeaseHeld
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 
 def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
@@ -32,13 +33,15 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
             prepared = prepare(recipe)
             if is_first:
                 print(plan_text(recipe, prepared.plan), flush=True)
-            outcome = _attempt(prepared, accept_changes, wish)
+            with naming_disk(recipe.folder.path):
+                outcome = _attempt(prepared, accept_changes, wish)
         except Misuse as error:
             if is_first and "PIPELINE_ATTEMPT" in os.environ:
                 _note(recipe.folder, Outcome(Status.MISUSE, 0, str(error)))
             raise
         except Exception as error:  # any failure must reach the outcome file, then the log
-            traceback.print_exc()
+            if not isinstance(error, Failure):  # whose message says all that there is to say
+                traceback.print_exc()
             reason = f"{type(error).__name__}: {error}"
             step = recipe.folder.latest_step()
             outcome = Outcome(Status.FAILED, max(step, 0), reason)

@@ -8,6 +8,7 @@ import pytest
 HOSTS = {
     "arxiv.org",
     "doi.org",
+    "www.w3.org",
     "github.com",
     "www.apache.org",
     "image-net.org",
@@ -15,7 +16,7 @@ HOSTS = {
     "localhost",
     "127.0.0.1",
 }
-"""Hosts that may stand in a URL: papers, sources, licences and the machine itself."""
+"""Hosts that may stand in a URL: papers, sources, licences, the name of SVG, this machine."""
 
 URL = re.compile(r"https?://(?:[^\s/@\"'<>]*@)?([\w.-]*\w)")
 INDEX_OPTION = re.compile(r"--?(?:extra-)?index" + r"-url|find" + r"-links|index" + r"_url", re.I)

@@ -1,0 +1,133 @@
+"""Transfer suites: which trainings they mean, what is run again, what is missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.__main__ import main
+from pipeline.jobs import transfer as job
+from pipeline.jobs.suite import SuiteSpec, TaskSpec, load_suite
+from pipeline.recipe import load_recorded
+from pipeline.run.files import read_json
+from pipeline.run.folder import RunFolder
+from pipeline.spec import Misuse
+
+WriteSuite = Callable[..., Path]
+TASKS = [{"name": "a", "data": "x/a"}, {"name": "b", "data": "x/b"}]
+
+
+@pytest.fixture
+def write_suite(
+    repo: Path, tmp_path: Path, small: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> WriteSuite:
+    """Write a suite of short trainings: `write_suite(tasks, **more)` returns its path."""
+    monkeypatch.chdir(repo)
+
+    def write(tasks: list[dict[str, Any]], **more: Any) -> Path:
+        shared = [word for word in small if not word.startswith("tracking.register_as")]
+        values = {
+            "name": "suite",
+            "config": str(repo / "configs" / "demo.yaml"),
+            "runs": str(tmp_path / "runs"),
+            "tasks": [{**task, "overrides": [*shared, *task.get("overrides", [])]}
+                      for task in tasks],
+            **more,
+        }  # fmt: skip
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def test_the_config_lies_beside_the_suite_and_only_cuts_the_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({"name": "s", "config": "fine.yaml", "tasks": TASKS}))
+    suite, config = load_suite(path, None)
+    assert config == tmp_path / "fine.yaml"
+    assert [task.name for task in suite.tasks] == ["a", "b"]
+    assert [task.name for task in load_suite(path, ["b"])[0].tasks] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": []}, "'tasks'"),
+        ({"seeds": []}, "'seeds'"),
+        ({"tasks": [{"name": "../up", "data": "x"}]}, "'tasks.0.name'"),
+        ({"task": TASKS}, "'task' is unknown"),
+        ({"config": None}, "'config'"),
+    ],
+)
+def test_a_wrong_suite_is_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    path = tmp_path / "suite.yaml"
+    values = {"name": "s", "config": "fine.yaml", "tasks": TASKS, **changes}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(Misuse, match="suite.yaml") as caught:
+        load_suite(path, None)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_task_is_answered_with_the_tasks(
+    write_suite: WriteSuite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_suite(TASKS)
+    assert main(["transfer", "models:/m/1", str(path), "--only", "c"]) == 2
+    assert f"{path}: no task 'c'; there are: a, b" in capsys.readouterr().err
+
+
+def test_a_cell_is_named_after_suite_task_way_and_seed() -> None:
+    suite = SuiteSpec(name="s", config="c", runs="r", tasks=(TaskSpec(name="a", data="x/a"),))
+    words = job.Cell(suite.tasks[0], "finetuned", 2).overrides(suite, "models:/m@champion")
+    for word in ("name=s-a-finetuned-2", "seed=2", "data=x/a", "runs=r"):
+        assert word in words
+    assert "init={from: 'models:/m@champion'}" in words
+    assert "init=null" in job.Cell(suite.tasks[0], "scratch", 2).overrides(suite, "models:/m/1")
+
+
+def test_cells_are_trained_once_and_missing_shards_are_named(
+    write_suite: WriteSuite, finished: RunFolder, high_digits: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tasks = [
+        {"name": "absent", "data": f"{tmp_path}/absent"},
+        {"name": "high", "data": str(high_digits), "published": {"paper": 98.7}},
+    ]
+    arguments = ["transfer", str(finished.path), str(write_suite(tasks, from_scratch=True))]
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert f"no shards in {tmp_path}/absent" in out
+    assert "head rows of 2 of 6 classes" in out
+    written = tmp_path / "runs" / "suite" / "transfer.json"
+    first = read_json(written)
+    assert first is not None
+    assert first["model"] == str(finished.path)
+    assert "absent" in first["tasks"][0]["missing"]
+    top1 = first["tasks"][1]["top1"]
+    assert set(top1) == {"finetuned", "scratch"}
+    run = RunFolder(tmp_path / "runs" / "suite-high-finetuned-0")
+    evaluation = read_json(run.evaluation)
+    assert evaluation is not None
+    assert top1["finetuned"] == [evaluation["top1"]]
+    assert load_recorded(run).tracking.register_as is None
+
+    def never(*_: object, **__: object) -> int:
+        pytest.fail("a finished cell was trained again")
+
+    monkeypatch.setattr(job, "train", never)
+    assert main(arguments) == 1
+    assert read_json(written) == first
+    assert main([*arguments, "--only", "high"]) == 0
+
+
+def test_a_cell_that_was_stopped_ends_the_job_with_its_code(
+    write_suite: WriteSuite, finished: RunFolder, high_digits: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(job, "train", lambda *_, **__: 75)
+    path = write_suite([{"name": "high", "data": str(high_digits)}])
+    assert main(["transfer", str(finished.path), str(path)]) == 75
+    assert not (tmp_path / "runs" / "suite" / "transfer.json").exists()
