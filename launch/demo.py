@@ -36,6 +36,9 @@ SHARDS = {
 }
 """Data sets of the demo: all digits; six to pretrain on; ten images each of the other four."""
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""So small a model gains nothing from more, and two cores are soon crowded."""
+
 
 def demo() -> int:
     """Run the demo; returns 0, or the exit code of what failed."""
@@ -95,7 +98,7 @@ def _locally() -> int:
     for job in read_chain([CHAIN]).jobs:
         ranks = RANKS if job.run[0] == "train" else 1
         command = [sys.executable, "-m", "launch", "local", "--ranks", str(ranks), *job.run]
-        code = subprocess.run(command, timeout=LIMIT_S).returncode
+        code = subprocess.run(command, env=ONE_THREAD, timeout=LIMIT_S).returncode
         if code != DONE:
             return code
     return DONE
