@@ -87,7 +87,7 @@ def test_a_run_that_cannot_record_its_settings_does_not_start(
     with small_disk(num_bytes):
         assert small_train(low_digits, "name=small") == 1
     error = capsys.readouterr().err
-    assert f"{folder.path}: File too large; raise the limit" in error
+    assert str(folder.path) in error and "File too large; raise the limit" in error
     assert "Traceback" not in error
     assert not folder.recipe.exists()
     assert not folder.checkpoints.exists()
@@ -106,7 +106,7 @@ def test_a_package_that_does_not_fit_is_written_by_the_same_command_later(
     with small_disk(300_000):
         assert small_train(low_digits, "name=finished") == 1
     error = capsys.readouterr().err
-    assert f"{folder.path}: File too large" in error
+    assert str(folder.path) in error and "File too large" in error
     assert "Traceback" not in error
     outcome = folder.read_outcome(1)
     assert outcome is not None
