@@ -133,7 +133,7 @@ def _hand_back(job: Job) -> int:
     for tries in range(REQUEUE_TRIES):
         try:
             time.sleep(RETRY_S if tries else 0)
-            say(requeue(job.id))
+            requeue(job.id, say)
             return SAVED
         except NoAnswer as reason:
             error = str(reason)

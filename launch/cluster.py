@@ -5,7 +5,7 @@ States come from scontrol and squeue: they are there without an accounting datab
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ANSWER_S = 30.0
 """A controller that is busy or restarting may be slow; longer than this it counts as silent."""
@@ -50,20 +50,22 @@ def job_facts(job_id: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", ask(["scontrol", "--oneliner", "show", "job", job_id])))
 
 
-def requeue(job_id: str) -> str:
-    """Put a running batch job back into the queue; returns what was done.
+def requeue(job_id: str, tell: Callable[[str], None]) -> None:
+    """Put a running batch job back into the queue, and tell it before it is done.
 
-    A job that SLURM already ends is left to SLURM: one that was cancelled must not come back, and
-    one that is preempted or was requeued by somebody comes back by itself.
+    SLURM may end this process before scontrol returns: a word said afterwards can be lost. A job
+    that SLURM already ends is left to SLURM: one that was cancelled must not come back, and one
+    that is preempted or was requeued by somebody comes back by itself.
 
     Raises:
         NoAnswer: SLURM refused, for instance as the job was submitted with --no-requeue.
     """
     state = job_facts(job_id).get("JobState", "")
     if state != "RUNNING":
-        return f"job {job_id} is {state}: whether it comes back is SLURM's decision"
+        tell(f"job {job_id} is {state}: whether it comes back is SLURM's decision")
+        return
+    tell(f"job {job_id} goes back into the queue")
     ask(["scontrol", "requeue", job_id])
-    return f"job {job_id} goes back into the queue"
 
 
 def node_address(nodes: str) -> str:

@@ -195,7 +195,7 @@ def test_finetuning_sees_whole_images() -> None:
 def test_cifar_grows_from_20_to_32_px() -> None:
     loaded = recipe("cifar10")
     assert [stage.px for stage in loaded.stages.resolve()] == [20, 24, 28, 32]
-    assert loaded.augment.crop_area == (0.4, 1.0) and loaded.augment.reference_px == 224
+    assert loaded.augment.crop_area == (0.5, 1.0) and loaded.augment.reference_px == 224
     assert all(stage.micro_batches % 2 == 0 for stage in loaded.stages.resolve())
 
 

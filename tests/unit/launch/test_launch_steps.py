@@ -123,13 +123,22 @@ def test_a_lost_node_is_told_from_a_crash(words, lost):
 @pytest.mark.parametrize("state", ["CANCELLED", "PENDING", "COMPLETING", "TIMEOUT"])
 def test_only_a_running_job_is_requeued(programs, state):
     calls = programs("scontrol", f"echo 'JobId=12 JobState={state} Reason=None'")
-    assert state in cluster.requeue("12")
+    said: list[str] = []
+    cluster.requeue("12", said.append)
+    assert state in said[0]
     assert "requeue" not in calls.read_text()
 
 
-def test_a_running_job_is_requeued(programs):
+def test_a_running_job_is_requeued_and_it_is_told_before(programs):
     calls = programs("scontrol", "echo 'JobId=12 JobState=RUNNING'")
-    assert "goes back into the queue" in cluster.requeue("12")
+    before: list[str] = []
+
+    def tell(words: str) -> None:
+        before.extend([words, calls.read_text()])
+
+    cluster.requeue("12", tell)
+    assert "goes back into the queue" in before[0]
+    assert "requeue 12" not in before[1], "SLURM may end the supervisor as soon as it is asked"
     assert calls.read_text().splitlines()[-1] == "requeue 12"
 
 
