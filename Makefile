@@ -52,6 +52,10 @@ $(INSTALLED): pyproject.toml requirements.lock
 	if ! command -v c++ >/dev/null; then \
 		need "a C++ compiler" "build-essential python3-dev" || echo "going on without"; \
 	fi; \
+	if ! printf '#include <stdio.h>\n#include <jpeglib.h>\n' | cc -E -x c - >/dev/null 2>&1; then \
+		need "libjpeg-turbo's headers" "libjpeg-dev" \
+			|| echo "going on without: data_prep resizes slower and refuses --transcode lossless"; \
+	fi; \
 	if ! new_enough $(BIN)/python 2>/dev/null || ! $(PIP) --version >/dev/null 2>&1; then \
 		echo "making $(VENV) with $$("$(PYTHON)" -V)"; \
 		"$(PYTHON)" -m venv --clear $(VENV); \

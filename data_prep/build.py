@@ -1,145 +1,164 @@
-"""`build`: raw images to a folder of shards, in five steps that can be interrupted anywhere.
+"""`build`: archives to a folder of shards, in stages that can be interrupted anywhere.
 
-    list the sources > check every image > lay out splits and shards > write shards > manifest
-
-OUT/build.json says from what and how the folder is built; OUT/.build keeps what is done until the
-manifest, which comes last, makes the folder a data set.
+OUT/build.json says from what and how the folder is built; the work folder keeps what is done until
+the manifest, which comes last, makes the folder a data set.
 """
 
 import contextlib
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.checking import check_all
-from data_prep.classes import TRAIN, check_classes, place, select
-from data_prep.layout import Source, lay_out
-from data_prep.options import TOOL, BuildSpec
-from data_prep.record import make_manifest, write_rejects
-from data_prep.shards import write_shards
-from data_prep.sources import Listing, fingerprint, list_source
-from data_prep.write import WORK
-from pipeline.data.manifest import FILE, Manifest, load_manifest, save_manifest
-from pipeline.run.files import read_json, write_json
-from pipeline.spec import Misuse, differences
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where the images are, where the shards go, and how."""
-
-    source: Path
-    eval_source: Path | None
-    out: Path
-    spec: BuildSpec
-    workers: int
-
-    @property
-    def work(self) -> Path:
-        return self.out / WORK
-
-    @property
-    def inputs(self) -> list[Path]:
-        return [path for path in (self.source, self.eval_source) if path is not None]
+from data_prep import stages
+from data_prep.build_command import STAGES
+from data_prep.layouts import LAYOUTS
+from data_prep.locks import one_of_many, only_one
+from data_prep.plan import (
+    PLAN,
+    State,
+    begin,
+    check_begun,
+    check_same,
+    digest_of,
+    make_plan,
+    state_of,
+)
+from data_prep.room import check_sources_room
+from data_prep.stages import WHOLE, WORK, Element, Job
+from data_prep.transcode import check_encoder
+from pipeline.data.labels import published
+from pipeline.data.manifest import FILE, Manifest, load_manifest
+from pipeline.spec import Misuse
 
 
 def build(job: Job) -> Manifest:
     """Build the shards, or go on where an interrupted build stopped.
 
     Raises:
-        Misuse: the source is no data set, choices conflict, or OUT holds something else.
+        Misuse: a source is no data set, choices conflict, or OUT holds something else.
         Failed: the disk is full, a worker died, or a source changed on the way.
     """
-    _check_paths(job)
-    with _only_one(job):
-        trees = {path: list_source(path, job.work) for path in job.inputs if path.is_dir()}
-        finished = _is_finished(job, trees)
-        manifest = load_manifest(job.out) if finished else _build(job, trees)
-        shutil.rmtree(job.work)
-    return manifest
+    check_job(job)
+    if not _is_finished(job):
+        with only_one(job.out / WORK):
+            for stage in STAGES if not _is_finished(job) else ():
+                _run_stage(job, stage, WHOLE)
+    _clear(job)
+    return load_manifest(job.out)
 
 
-def _build(job: Job, trees: dict[Path, Listing]) -> Manifest:
-    listings = [trees.get(path) or list_source(path, job.work) for path in job.inputs]
-    sources = _place(job, listings)
-    for number, source in enumerate(sources):
-        source.checked = check_all(source.listing, job.work / f"check-{number}", job.workers)
-    layout = lay_out(sources, job.spec)
-    shards = write_shards(job.out, sources, layout, job.spec, job.workers)
-    manifest = make_manifest(job.spec, sources, layout, shards)
-    write_rejects(job.out, sources)
-    save_manifest(job.out, manifest)
-    return manifest
+def run_stage(job: Job, stage: str, element: Element = WHOLE) -> bool:
+    """Run one stage, or element (k, K) of it; returns whether the data set is finished.
+
+    Raises:
+        Misuse: as `build`; also: a stage before is not done, or this one has no elements.
+        Failed: as `build`.
+    """
+    if element != WHOLE and stage not in stages.ELEMENTS:
+        raise Misuse(
+            f"--element {element[0]}/{element[1]}: stage {stage} is one piece; only "
+            f"{' and '.join(stages.ELEMENTS)} are shared by the elements of an array"
+        )
+    check_job(job)
+    if not _is_finished(job):
+        folder = job.out / WORK
+        with only_one(folder) if element == WHOLE else one_of_many(folder, stage, element):
+            if not _is_finished(job):
+                _run_stage(job, stage, element)
+        if not _is_finished(job):
+            return False
+    _clear(job)
+    return True
 
 
-def _check_paths(job: Job) -> None:
+def check_job(job: Job) -> None:
+    """Refuse, before any work, what cannot become shards; nothing is written.
+
+    Raises:
+        Misuse: a source is missing, OUT is taken or lies in a source, options do not fit.
+    """
     out = job.out
+    if job.spec.layout not in LAYOUTS:
+        raise Misuse(f"--layout '{job.spec.layout}' is unknown; there are: {', '.join(LAYOUTS)}")
+    if job.spec.label_space:
+        published(job.spec.label_space)
+    check_encoder(job.spec.transcode)
     if out.exists() and not out.is_dir():
         raise Misuse(f"{out}: is a file; OUT must be a new or empty folder")
-    begun = (out / "build.json").exists() or job.work.exists()
-    if out.is_dir() and any(out.iterdir()) and not begun:
+    if out.is_dir() and any(out.iterdir()) and not _is_begun(out):
         raise Misuse(f"{out}: not empty, and not an unfinished build; choose another OUT")
-    for source in job.inputs:
-        if not source.exists():
-            raise Misuse(f"{source}: no such folder or tar; give the images to build from")
-        if out.resolve().is_relative_to(source.resolve()):
-            raise Misuse(f"{out}: lies inside the source {source}; choose OUT outside of it")
+    for source in job.sources:
+        if not source.path.exists():
+            raise Misuse(f"{source.path}: no such folder or archive; give the images to build from")
+        for folder in (out, job.work):
+            if folder.resolve().is_relative_to(source.path.resolve()):
+                raise Misuse(
+                    f"{folder}: lies inside the source {source.path}; choose OUT (and --scratch) "
+                    "outside of it"
+                )
 
 
-@contextlib.contextmanager
-def _only_one(job: Job) -> Iterator[None]:
-    """Keep a second build out of the same folder."""
+def dry_run(job: Job) -> str:
+    """Check a job as far as that goes without reading an archive; returns what would be done.
+
+    Raises:
+        Misuse: as `check_job`; also: OUT holds shards of another build.
+        Failed: the disk has too little room for the archives.
+    """
+    check_job(job)
+    states, plan = _plan(job)
+    check_same(job.out, plan)
+    done = "is finished already" if (job.out / FILE).exists() else "would be built"
+    num_bytes = sum(state.num_bytes for state in states)
+    return f"{job.out}: {done}, layout {job.spec.layout}, from {num_bytes / 1e9:,.3f} GB"
+
+
+def _run_stage(job: Job, stage: str, element: Element) -> None:
+    if stage == "list":
+        stages.list_images(job, _begin(job))
+        return
+    sources = [source.path for source in job.sources]
+    states = [state_of(path) if path.is_file() else State("", 0) for path in sources]
+    check_begun(job.out, make_plan(job.sources, job.spec, states))
+    if stage in stages.ELEMENTS:
+        stages.ELEMENTS[stage](job, element)
+    elif stage == "arrange":
+        stages.arrange_images(job)
+    else:
+        stages.finish(job)
+
+
+def _begin(job: Job) -> str:
+    """Write build.json and make the work folder; returns the digest of the plan."""
+    _, plan = _plan(job)
+    begin(job.out, plan)
     job.work.mkdir(parents=True, exist_ok=True)
-    handle = os.open(job.work / "lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Misuse(
-                f"{job.out}: another build writes there; wait for it, or choose another OUT"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
+    return digest_of(plan)
 
 
-def _is_finished(job: Job, trees: dict[Path, Listing]) -> bool:
-    """Tell whether this build is done; refuse where the folder was filled from something else."""
-    plan = {
-        "tool": TOOL,
-        "sources": [str(path.resolve()) for path in job.inputs],
-        "inputs": [trees[p].fingerprint if p in trees else fingerprint(p) for p in job.inputs],
-        "options": job.spec.model_dump(mode="json"),
-    }
-    file = job.out / "build.json"
-    begun = read_json(file)
-    finished = (job.out / FILE).exists()
-    if begun != plan:
-        if finished or any(job.out.glob("*/shard-*.tar")):
-            what = "\n  ".join(differences(begun or {}, plan))
-            raise Misuse(
-                f"{file}: this folder was begun with other inputs or options:\n  {what}\n"
-                "use the same ones, or choose another OUT (or remove this one)"
-            )
-        write_json(file, plan)
-    return finished
+def _plan(job: Job) -> tuple[list[State], dict[str, object]]:
+    states = [state_of(source.path) for source in job.sources]
+    check_sources_room(job.out, job.work, job.spec, job.sources, states)
+    return states, make_plan(job.sources, job.spec, states)
 
 
-def _place(job: Job, listings: list[Listing]) -> list[Source]:
-    spec = job.spec
-    placed = [place(listings[0], spec.splits)]
-    check_classes(placed[0], spec.classes)
-    placed += [place(listing, {}, spec.eval_labels) for listing in listings[1:]]
-    sources = [Source(*both) for both in zip(listings, placed, strict=True)]
-    for source in sources:
-        select(source.listing, source.placed, spec.classes)
-    has_eval = any(split != TRAIN for split in placed[0].splits)
-    if has_eval + bool(spec.holdout) + (len(sources) > 1) > 1:
-        raise Misuse(
-            f"{job.source}: the eval split is asked for twice (a test folder in the source, "
-            "--holdout, --eval-source): keep one; --split train=FOLDER leaves other folders out"
-        )
-    return sources
+def _is_begun(out: Path) -> bool:
+    return (out / PLAN).exists() or (out / WORK).exists()
+
+
+def _is_finished(job: Job) -> bool:
+    """Tell whether this build is done; refuse where OUT is finished from something else."""
+    if not (job.out / FILE).exists():
+        return False
+    states = [state_of(source.path) for source in job.sources]
+    check_same(job.out, make_plan(job.sources, job.spec, states))
+    return True
+
+
+def _clear(job: Job) -> None:
+    """Remove what is not part of the data set, a killed build's half-written files with it."""
+    for folder in {job.work, job.out / WORK}:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for file in job.out.glob(pattern):
+            file.unlink(missing_ok=True)

@@ -1,23 +1,23 @@
-"""Work over processes, and a progress line every two seconds.
+"""Work over processes, and how far it is.
 
-Workers are started by spawn, ignore Ctrl-C (the parent stops them) and end when the parent is gone.
+Workers are started by spawn, never see Ctrl-C (the parent stops them) and end when the parent is
+gone. A worker that dies is named with its likely cause.
 """
 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from typing import Self, TypeVar
 
 from data_prep.failure import Failed
+from data_prep.progress import Meter
 
-LINE_EVERY_S = 2.0
 TASKS_AHEAD = 3
 
 Task = TypeVar("Task")
@@ -34,14 +34,15 @@ def run(
 ) -> Iterator[Result]:
     """Yield `function(task)` for all tasks, in the order in which they finish.
 
+    Whoever stops early (an error, Ctrl-C) stops the workers in the middle of their tasks.
+
     Raises:
         Failed: a worker process died; whatever `function` raises is passed on.
     """
     if workers <= 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = _Pool(workers)
     pending: set[Future[Result]] = set()
     try:
         for task in tasks:
@@ -53,12 +54,60 @@ def run(
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
     except BrokenProcessPool:
-        raise Failed(
-            "a worker process died (killed, or out of memory): run the same command again, with "
-            "fewer --workers; what is finished is kept"
-        ) from None
+        pool.close()
+        raise Failed(_cause([process.exitcode for process in pool.processes])) from None
+    except BaseException:
+        for process in pool.processes:
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
+
+
+class _Pool:
+    """An executor that knows its processes, so that their exit codes can be told."""
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+        self._others = set(multiprocessing.active_children())
+        self._workers = workers
+        self.processes: set[BaseProcess] = set()
+
+    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+        # A process inherits this mask: Ctrl-C while it starts would print its traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            future = self._executor.submit(function, task)
+            if len(self.processes) < self._workers:
+                self.processes |= set(multiprocessing.active_children()) - self._others
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return future
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _cause(exit_codes: list[int | None]) -> str:
+    """Say why a worker died; the others were ended by SIGTERM after it."""
+    codes = [code for code in exit_codes if code not in (None, 0, -signal.SIGTERM)]
+    code = codes[0] if codes else -signal.SIGTERM
+    again = "run the same command again, what is finished is kept"
+    if code == -signal.SIGKILL:
+        return (
+            "a worker process was killed (signal 9), most likely because the memory ran out (of "
+            f"this machine, of the container or of SLURM's --mem): {again}; use fewer --workers or "
+            "more memory"
+        )
+    if code == -signal.SIGTERM:
+        return f"a worker process was ended from outside (signal 15): {again}"
+    if code < 0:
+        return (
+            f"a worker process crashed ({signal.Signals(-code).name}) in the native code of an "
+            f"image library: {again} with --workers 1, where the last file read is the culprit"
+        )
+    return f"a worker process ended with exit code {code}, see the lines above: {again}"
 
 
 def _start_worker() -> None:
@@ -73,16 +122,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class Progress:
-    """Counts, share and rate on the error stream: a line every two seconds and one at the end.
+class Progress(Meter):
+    """Count, share, rate and time left on the error stream, as `Meter` words them.
 
-    A thread prints, so that a long task does not look like a hang.
+    On a terminal one line is rewritten in place; a log gets a line after 2 s and every 10 s. A
+    thread prints, so that a long task does not look like a hang.
     """
 
     def __init__(self, doing: str, unit: str, total: int | None = None) -> None:
-        self._doing, self._unit, self._total = doing, unit, total
-        self._count = 0
-        self._start_s = time.monotonic()
+        super().__init__(doing, unit, total)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
 
@@ -93,20 +141,10 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._say()
-
-    def add(self, count: int = 1) -> None:
-        """Count `count` more."""
-        self._count += count
+        self.say_last()
 
     def _tick(self) -> None:
-        while not self._ended.wait(LINE_EVERY_S):
-            self._say()
-
-    def _say(self) -> None:
-        took_s = time.monotonic() - self._start_s
-        rate = self._count / max(took_s, 1e-3)
-        of = "" if self._total is None else f" of {self._total:,}"
-        share = f" ({100 * self._count // self._total} %)" if self._total else ""
-        line = f"{self._doing}: {self._count:,}{of} {self._unit}{share}, {rate:,.0f}/s"
-        print(f"{line}, {took_s:.0f} s", file=sys.stderr, flush=True)
+        pause_s = self.first_s
+        while not self._ended.wait(pause_s):
+            self.say()
+            pause_s = self.every_s

@@ -1,91 +1,123 @@
-"""A layout to shards: cut it into tasks, sweep up after a killed build, write over processes."""
+"""An arrangement to shards: cut it into tasks, write them over processes and hosts, collect them.
 
-import re
+Element k of K writes shards k, k + K, ... of all splits; the last stage collects the records.
+"""
+
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.archive import printable
+from data_prep.arrange import Arranged
+from data_prep.checking import Checked
 from data_prep.failure import Failed, full_disk
-from data_prep.layout import Layout, Rows, Source, shard_numbers
-from data_prep.options import BuildSpec
 from data_prep.pool import Progress, run
-from data_prep.write import WORK, ShardTask, write_shard
+from data_prep.write import ShardTask, open_work, read_record, write_shard
 from pipeline.data.manifest import Shard
+from pipeline.spec import Misuse
+
+_SAMPLE_BYTES = 512 + 1024
+"""Of a tar, beside the image: its header, header and content of the label."""
+
+
+class _Planned(NamedTuple):
+    task: ShardTask
+    num_images: int
+    num_bytes: int
+    """About what it takes on the disk."""
 
 
 def write_shards(
-    out: Path, sources: list[Source], layout: Layout, spec: BuildSpec, workers: int
-) -> dict[str, list[Shard]]:
-    """Write what is not there yet; the records of all shards by split, in order.
+    out: Path,
+    work: Path,
+    arranged: Arranged,
+    checked: Checked,
+    workers: int,
+    element: tuple[int, int] = (0, 1),
+) -> None:
+    """Write those shards k, k + K, ... of element (k, K) that are not there yet.
 
     Raises:
         Failed: the disk is full, a worker died, a source changed, or a strange shard lies in OUT.
     """
-    tasks = [t for split in layout.splits for t in _tasks(out, sources, layout, split, spec)]
-    _sweep(out, {task.file for task in tasks})
-    left = sum(int(task.verdicts["size"].sum()) + 1536 * len(task.keys) for task in tasks)
-    left -= sum(file.stat().st_size for file in out.glob("*/shard-*.tar"))
+    first, step = element
+    everything = list(_plan(out, work, arranged, checked))
+    refuse_strangers(out, {each.task.file for each in everything})
+    mine = everything[first::step]
+    left = sum(each.num_bytes - _bytes_there(each.task) for each in mine)
     if shutil.disk_usage(out).free < left:
         raise full_disk(out, left)
-    shards: dict[str, list[Shard]] = {split: [] for split in layout.splits}
     num_kept = 0
-    with Progress("write", "images", sum(len(task.keys) for task in tasks)) as progress:
-        for shard, kept in run(write_shard, tasks, workers):
-            shards[shard.file.partition("/")[0]].append(shard)
-            num_kept += kept
-            progress.add(shard.num_samples)
+    try:
+        with Progress("write", "images", sum(each.num_images for each in mine)) as progress:
+            for shard, kept in run(write_shard, (each.task for each in mine), workers):
+                num_kept += kept
+                progress.add(shard.num_samples)
+    finally:
+        open_work.cache_clear()  # a file that is mapped cannot be removed everywhere
     if num_kept:
-        print(f"{num_kept} of {len(tasks)} shards were finished before and kept")
-    return {split: sorted(its, key=lambda shard: shard.file) for split, its in shards.items()}
+        print(f"{num_kept} of {len(mine)} shards were finished before and kept")
 
 
-def _sweep(out: Path, expected: set[str]) -> None:
-    """Remove what a killed build left half-written; refuse shards of another one."""
-    for file in out.glob("*/.shard-*.tmp"):
-        file.unlink(missing_ok=True)
-    for file in out.glob("*/shard-*.tar"):
-        if file.relative_to(out).as_posix() not in expected:
+def collect_shards(
+    out: Path, work: Path, arranged: Arranged, checked: Checked
+) -> dict[str, list[Shard]]:
+    """Return the records of all shards by split, in order.
+
+    Raises:
+        Misuse: one is not written yet.
+        Failed: one is gone since, or a strange shard lies in OUT.
+    """
+    tasks = [each.task for each in _plan(out, work, arranged, checked)]
+    refuse_strangers(out, {task.file for task in tasks})
+    shards: dict[str, list[Shard]] = {split: [] for split in arranged.splits}
+    for task in tasks:
+        shard = read_record(task)
+        if shard is None:
+            raise Misuse(
+                f"{out / task.file}: not written yet ({len(tasks)} shards in all); run stage write "
+                "again (element k of K takes shards k, k + K, ...)"
+            )
+        _check_there(out, shard)
+        shards[task.split].append(shard)
+    return shards
+
+
+def refuse_strangers(out: Path, expected: set[str]) -> None:
+    """Refuse shards of another build."""
+    for file in out.glob("*/shard-*"):
+        tar = file.with_name(f"{file.name.partition('.')[0]}.tar").relative_to(out).as_posix()
+        if tar not in expected:
             raise Failed(f"{file}: not a shard of this build; remove it or choose another OUT")
 
 
-def _tasks(
-    out: Path, sources: list[Source], layout: Layout, split: str, spec: BuildSpec
-) -> list[ShardTask]:
-    rows = layout.splits[split]
-    source = sources[rows.source]
-    verdicts = source.checked.verdicts[rows.rows]
-    numbers = shard_numbers(verdicts["size"], spec)
-    ends = np.flatnonzero(np.diff(numbers, append=numbers[-1] + 1)) + 1
-    tasks, start = [], 0
-    left = int(verdicts["size"].sum())
-    for number, end in enumerate(ends.tolist()):
-        chosen = np.arange(start, end)
-        tasks.append(
-            ShardTask(
-                out=out,
-                file=f"{split}/shard-{number:06d}.tar",
-                record=out / WORK / f"{split}-{number:06d}.json",
-                root=source.listing.root,
-                places=[source.listing.places[row] for row in rows.rows[chosen].tolist()],
-                verdicts=verdicts[chosen],
-                keys=[_key(source, rows, position) for position in chosen.tolist()],
-                labels=[rows.labels[position] for position in chosen.tolist()],
-                classes=[_several(layout, rows.labels[p]) for p in chosen.tolist()],
-                left_bytes=left,
-            )
-        )
-        left -= int(verdicts["size"][chosen].sum())
-        start = end
-    return tasks
+def _plan(out: Path, work: Path, arranged: Arranged, checked: Checked) -> Iterator[_Planned]:
+    """Yield all shards of all splits in order."""
+    sizes = {split: _shard_bytes(arranged, checked, split) for split in arranged.splits}
+    left = sum(int(its.sum()) for its in sizes.values())
+    for split, its in sizes.items():
+        counts = np.diff(arranged.cuts(split)).tolist()
+        for number, (num_bytes, count) in enumerate(zip(its.tolist(), counts, strict=True)):
+            task = ShardTask(out, work, arranged.key, split, number, left)
+            yield _Planned(task, count, num_bytes)
+            left -= num_bytes
 
 
-def _key(source: Source, rows: Rows, position: int) -> str:
-    """Return a key that is unique in the split and tells the file: 00000017-cat-0001."""
-    name = printable(source.listing.places[int(rows.rows[position])].name).rpartition(".")[0]
-    return f"{position:08d}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[-64:].strip('-')}"
+def _shard_bytes(arranged: Arranged, checked: Checked, split: str) -> np.ndarray:
+    cuts = arranged.cuts(split)
+    images = checked.verdicts["size"][arranged.order(split)]
+    return np.add.reduceat(images, cuts[:-1], dtype=np.int64) + np.diff(cuts) * _SAMPLE_BYTES
 
 
-def _several(layout: Layout, labels: tuple[int, ...]) -> list[str]:
-    return [layout.labels.classes[label] for label in labels] if len(labels) > 1 else []
+def _bytes_there(task: ShardTask) -> int:
+    path = task.out / task.file
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_there(out: Path, shard: Shard) -> None:
+    tar = out / shard.file
+    there = tar.is_file() and tar.stat().st_size == shard.num_bytes
+    if not there or not all((out / f).is_file() for f in (shard.index_file, shard.labels_file)):
+        raise Failed(f"{tar}: gone or cut since it was written; run stage write again")

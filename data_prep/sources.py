@@ -1,184 +1,153 @@
-"""Where the raw images are: a tree of folders, a tar, or tars inside either.
+"""Where the raw images are: folders, tars, gzips, and any of these inside one another.
 
-A source is listed once, as columns (13 million rows fit into memory), and its images are then read
-by place: a file of its own, or bytes `offset`..`offset + size` of a tar.
+1. Each source is looked through from front to back; tars inside it become tasks.
+2. The tasks are walked over workers, and what they found is put into the order of step 1.
+3. What is inside a gzip passes into spools on scratch, in that order too.
+4. The catalogue lists it all, the same from any number of workers; of two files of one name the
+   second is refused.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.archive import inflate, is_gzip, printable, walk
-from data_prep.clean import MAX_IMAGE_BYTES
-from data_prep.pool import Progress
+from data_prep.catalogue import Catalogue, CatalogueWriter, Note
+from data_prep.gather import Collector, Count, without_doubles
+from data_prep.inflate import is_gzip
+from data_prep.listing import (
+    SNIFF_BYTES,
+    Found,
+    Region,
+    Rows,
+    find_in_tar,
+    inside,
+    is_hidden,
+)
+from data_prep.tar import opened, printable
 from pipeline.spec import Misuse
 
-_MAX_OPEN = 64
+MAX_TASK_BYTES = 1 << 30
+"""A larger tar is walked here, and the tars inside it become tasks of their own."""
+MAX_FOLDERS_DEEP = 64
 
 
-class Place(NamedTuple):
-    """The bytes of one image: in a tar, or (where `tar` is empty) in the file `name` itself."""
+class Source(NamedTuple):
+    """A folder, a tar or a gzip with a tar inside; `prefix` goes before all names in it."""
 
-    name: str
-    tar: str
-    offset: int
-    size: int
+    path: Path
+    prefix: str = ""
 
 
-@dataclass
-class Listing:
-    """All candidates of the source `root`, and what was refused by its name or type alone."""
+def write_catalogue(
+    sources: Sequence[Source], work: Path, seed: int = 0, workers: int = 1
+) -> Catalogue:
+    """List all files of the sources in `work`/catalogue; gzips go to `work`/spools.
 
-    root: Path
-    places: list[Place] = field(default_factory=list)
-    folders: set[str] = field(default_factory=set)
-    refused: list[tuple[str, str, str]] = field(default_factory=list)
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-
-class Reader:
-    """Reads images of one source by place; keeps a few tars open."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._open: dict[str, int] = {}
-
-    def read(self, place: Place) -> bytes:
-        """Return the bytes of an image; OSError where they cannot be read."""
-        if not place.tar:
-            return (self._root / place.name).read_bytes()
-        return os.pread(self._handle(place.tar), place.size, place.offset)
-
-    def close(self) -> None:
-        """Close all tars."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def _handle(self, tar: str) -> int:
-        if tar not in self._open:
-            if len(self._open) >= _MAX_OPEN:
-                self.close()
-            self._open[tar] = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-        return self._open[tar]
-
-
-def list_source(source: Path, work: Path) -> Listing:
-    """List a folder, a .tar or a .tar.gz (which is first decompressed into the folder `work`).
+    Args:
+        seed: of the final order, in which spools are divided.
 
     Raises:
-        Misuse: there is no such source, it is of another kind, or a tar in it is damaged.
+        Misuse: there is no such source, it holds no file, or an archive in it is damaged.
+        Failed: there is too little room for the spools.
     """
-    if not source.exists():
-        raise Misuse(f"{source}: no such folder or tar; give the images to build from")
-    with Progress(f"list {source.name}", "files") as progress:
-        if source.is_dir():
-            listing = _list_tree(source, progress)
-        else:
-            listing = _list_archive(source, _as_tar(source, work), progress)
-    if not listing.places:
-        raise Misuse(f"{source}: no file found in it; give a folder or a tar with images")
-    return listing
-
-
-def fingerprint(source: Path) -> str:
-    """Return what changes when a tar does: its size and time of change."""
-    status = source.stat()
-    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
-
-
-def _as_tar(source: Path, work: Path) -> Path:
-    """Return the source itself, or what is inside where it is a .tar.gz."""
-    if not is_gzip(source):
-        return source
-    unique = hashlib.sha256(f"{source.resolve()} {fingerprint(source)}".encode()).hexdigest()
-    tar = work / f"source-{unique[:16]}.tar"
-    if not tar.exists():
-        inflate(source, tar)
-    return tar
-
-
-def _list_archive(source: Path, tar: Path, progress: Progress) -> Listing:
-    listing = Listing(root=source, fingerprint=fingerprint(source))
-    _add_tar(listing, tar, "", progress, 0, None)
-    return listing
-
-
-def _add_tar(
-    listing: Listing, tar: Path, prefix: str, progress: Progress, start: int, end: int | None
-) -> None:
-    """Add the images of a tar; a tar inside it stands for a folder of its name."""
-    for member in walk(tar, start, end):
-        name = prefix + member.name.removeprefix("./")
-        if member.problem:
-            listing.refused.append((name, member.problem.partition(":")[0], member.problem))
-        elif _is_hidden(name):
-            continue
-        elif member.is_folder:
-            listing.folders.add(name.strip("/"))
-        elif name.endswith(".tar") and start == 0:
-            listing.folders.add(name)
-            stop = member.offset + member.size
-            _add_tar(listing, tar, f"{name}/", progress, member.offset, stop)
-        else:
-            _add(listing, Place(name, str(tar), member.offset, member.size), progress)
-
-
-def _is_hidden(name: str) -> bool:
-    """Tell .git, .DS_Store and macOS's ._copies from images; they are left out without a note."""
-    return any(part.startswith(".") and part != ".." for part in name.split("/"))
-
-
-def _add(listing: Listing, place: Place, progress: Progress) -> None:
-    progress.add()
-    if place.size > MAX_IMAGE_BYTES:
-        reason = f"{place.size} bytes, more than {MAX_IMAGE_BYTES} for one image"
-        listing.refused.append((printable(place.name), "too large a file", reason))
-    else:
-        listing.places.append(place)
-
-
-def _list_tree(root: Path, progress: Progress) -> Listing:
-    listing = Listing(root=root)
+    work.mkdir(parents=True, exist_ok=True)
+    listed = work / "listed"
     digest = hashlib.sha256()
-    for name, status in _files(root, "", listing, set()):
-        digest.update(f"{printable(name)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    with CatalogueWriter(listed) as writer, contextlib.closing(Count()) as count:
+        collector = Collector(writer, work / "spools", seed, count)
+        for source in sources:
+            before = len(writer)
+            collector.collect(_find(source, digest), workers)
+            if len(writer) == before:
+                raise Misuse(
+                    f"{source.path}: no file found in it; give a folder or an archive with images"
+                )
+        writer.finish(digest.hexdigest())
+    return without_doubles(Catalogue(listed), collector.hashes, work / "catalogue")
+
+
+def _find(source: Source, digest: "hashlib._Hash") -> Iterator[Found]:
+    """Yield the files, gzips and tars of a source in order; `digest` takes in all their states."""
+    path, prefix = source.path.absolute(), source.prefix
+    if path.is_dir():
+        yield from _find_in_folder(path, prefix, digest)
+        return
+    if not path.is_file():
+        raise Misuse(f"{path}: no such folder or archive; give the images to build from")
+    _digest(digest, prefix, path.stat())
+    with opened(path) as (read, size):
+        zipped = is_gzip(read(0, SNIFF_BYTES))
+    yield from _open_up(Region(path, 0, size, prefix, is_gzip=zipped))
+
+
+def _find_in_folder(root: Path, prefix: str, digest: "hashlib._Hash") -> Iterator[Found]:
+    rows = Rows(root, prefix)
+    for inner, status in _files(root, "", rows, ()):
+        _digest(digest, prefix + inner, status)
+        name = prefix + inner
+        archive = None
         if not stat.S_ISREG(status.st_mode):
-            listing.refused.append((printable(name), "special file", "not a regular file"))
-        elif name.endswith(".tar"):
-            listing.folders.add(name)
-            _add_tar(listing, root / name, f"{name}/", progress, 0, None)
+            rows.refused.append(Note(printable(name), "special file", "not a regular file"))
         else:
-            _add(listing, Place(name, "", 0, status.st_size), progress)
-    listing.fingerprint = digest.hexdigest()
-    return listing
+            whole = Region(root / inner, 0, status.st_size, prefix)
+            archive = inside(whole, printable(name), 0, status.st_size)
+            if archive is None:
+                rows.add(name, 0, status.st_size)
+        if archive is not None:
+            rows.folders.add(printable(name))
+            yield rows.split()
+            yield from _open_up(archive)
+        elif rows.is_full:
+            yield rows.split()
+    yield rows
 
 
 def _files(
-    root: Path, folder: str, listing: Listing, seen: set[tuple[int, int]]
+    root: Path, folder: str, rows: Rows, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path below root, status) of all files, sorted; folders may be links, circles end."""
     status = (root / folder).stat()
-    if (status.st_dev, status.st_ino) in seen:
+    identity = status.st_dev, status.st_ino
+    if identity in above:
         return
-    seen.add((status.st_dev, status.st_ino))
+    if len(above) > MAX_FOLDERS_DEEP:
+        _refuse(rows, folder, "too deep", f"more than {MAX_FOLDERS_DEEP} folders in one another")
+        return
+    if folder:
+        rows.folders.add(rows.strip + folder)
     with os.scandir(root / folder) as entries:
-        shown = (entry for entry in entries if not _is_hidden(entry.name))
+        shown = (entry for entry in entries if not is_hidden(entry.name))
         found = sorted(shown, key=lambda entry: os.fsencode(entry.name))
     for entry in found:
         name = f"{folder}/{entry.name}" if folder else entry.name
         try:
             if entry.is_dir():
-                listing.folders.add(name)
-                yield from _files(root, name, listing, seen)
+                yield from _files(root, name, rows, (*above, identity))
             else:
                 yield name, entry.stat()
         except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-            listing.refused.append((printable(name), "cannot be read", reason))
+            _refuse(rows, name, "cannot be read", f"cannot be read: {error.strerror}")
+
+
+def _refuse(rows: Rows, inner: str, kind: str, reason: str) -> None:
+    rows.refused.append(Note(printable(rows.strip + inner), kind, reason))
+
+
+def _digest(digest: "hashlib._Hash", name: str, status: os.stat_result) -> None:
+    digest.update(f"{printable(name)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+
+
+def _open_up(region: Region) -> Iterator[Found]:
+    """Yield a small tar or a gzip itself, and of a large tar what is in it."""
+    if region.is_gzip or region.end - region.start <= MAX_TASK_BYTES:
+        yield region
+        return
+    for found in find_in_tar(region):
+        if isinstance(found, Region):
+            yield from _open_up(found)
+        else:
+            yield found

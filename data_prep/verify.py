@@ -1,45 +1,30 @@
-"""`verify`: are the shards what the manifest says, down to the last bit?
+"""`verify`: is a data set what its manifest says, down to the last bit?
 
 sha256 of every file finds any flipped bit; the crc32c of each image, the index and the walk through
 the tar tell which sample it hit. 199 of 200 flipped bits in a JPEG decode without any error, so
 nothing less than checksums will do.
 """
 
-import hashlib
-import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 
-from data_prep.archive import walk
-from data_prep.clean import REJECTED, check
+from data_prep.clean import CleanRules
+from data_prep.inventory import check_files, rejected_names
 from data_prep.pool import Progress, run
-from data_prep.samples import Label, Sample, scan
-from data_prep.write import sha256_of
-from pipeline.data.index import read_index, read_key, read_labels
-from pipeline.data.manifest import FILE, Manifest, Shard, Split, load_manifest
+from data_prep.verify_shard import MAX_PROBLEMS, Checked, Task, check_shard
+from pipeline.data.manifest import FILE, REJECTS, Manifest, Split, load_manifest
 from pipeline.spec import Misuse
 
 
-class _Task(NamedTuple):
-    folder: Path
-    number: int
-    shard: Shard
-    classes: tuple[str, ...]
-    decode: bool
-
-
-class _Found(NamedTuple):
-    number: int
-    problems: list[str]
-    keys: np.ndarray  # (n,) uint64 hashes
-    num_samples: int
-
-
 def verify(folder: Path, workers: int, decode: bool = False) -> tuple[int, list[str]]:
-    """Check a folder of shards; return how many samples it has and what is wrong with it.
+    """Check a data set; return how many samples it has and what is wrong with it.
+
+    Args:
+        folder: of the manifest.
+        workers: processes.
+        decode: whether to decode every image, too.
 
     Raises:
         Misuse: there is no manifest, so that there is nothing to check against.
@@ -51,144 +36,101 @@ def verify(folder: Path, workers: int, decode: bool = False) -> tuple[int, list[
         if (folder / FILE).is_file():
             return 0, [str(error)]
         raise
-    problems = _strays(folder, manifest)
-    num_samples = 0
-    for name, split in manifest.splits.items():
-        tasks = (
-            _Task(folder, number, shard, manifest.labels.classes, decode)
-            for number, shard in enumerate(split.shards)
+    problems = check_files(folder, manifest)
+    num_samples = num_bytes = 0
+    for name in manifest.splits:
+        summary = _Summary(folder, manifest, name)
+        with Progress(f"verify {name}", "images", manifest.splits[name].num_samples) as progress:
+            for checked in run(check_shard, _tasks(folder, manifest, name, decode), workers):
+                summary.add(checked)
+                progress.add(checked.num_samples)
+        problems += summary.problems()
+        num_samples += summary.num_samples
+        num_bytes += summary.num_image_bytes
+    if not problems and manifest.bytes_after not in (0, num_bytes):
+        problems.append(
+            f"{folder / FILE}: field 'bytes_after' is {manifest.bytes_after:,}, but the images "
+            f"have {num_bytes:,} bytes"
         )
-        found: list[_Found] = []
-        with Progress(f"verify {name}", "images", split.num_samples) as progress:
-            for report in run(_verify_shard, tasks, workers):
-                found.append(report)
-                progress.add(report.num_samples)
-        found.sort(key=lambda report: report.number)
-        num_samples += sum(report.num_samples for report in found)
-        problems += [problem for report in found for problem in report.problems]
-        problems += _double_keys(folder, name, split, found)
     return num_samples, problems
 
 
-def _strays(folder: Path, manifest: Manifest) -> list[str]:
-    known = {shard.file for split in manifest.splits.values() for shard in split.shards}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.tar")}
-    return [f"{folder / file}: is in no split of the manifest" for file in sorted(found - known)]
-
-
-def _double_keys(folder: Path, name: str, split: Split, found: list[_Found]) -> list[str]:
-    """Name a key that stands in two shards of one split."""
-    if not found:
-        return []
-    keys = np.concatenate([report.keys for report in found])
-    shards = np.concatenate([np.full(len(r.keys), r.number) for r in found])
-    order = np.argsort(keys, kind="stable")
-    again = np.flatnonzero(np.diff(keys[order]) == 0)
-    crossing = [i for i in again.tolist() if shards[order[i]] != shards[order[i + 1]]]
-    if not crossing:
-        return []
-    both = [
-        folder / split.shards[int(shards[order[i]])].file for i in (crossing[0], crossing[0] + 1)
-    ]
-    return [f"{both[0]} and {both[1]}: {len(crossing)} keys of '{name}' stand in two shards"]
-
-
-def _verify_shard(task: _Task) -> _Found:
-    tar = task.folder / task.shard.file
-    try:
-        return _Found(task.number, *_check_shard(task, tar))
-    except OSError as error:
-        problem = f"{tar}: cannot be read: {error.strerror} ({error.filename})"
-        return _Found(task.number, [problem], np.zeros(0, np.uint64), 0)
-
-
-def _check_shard(task: _Task, tar: Path) -> tuple[list[str], np.ndarray, int]:
-    shard, problems = task.shard, []
-    index, labels = task.folder / shard.index_file, task.folder / shard.labels_file
-    whole = sha256_of(tar) == shard.sha256
-    index_whole = True
-    for path, sha256 in ((index, shard.index_sha256), (labels, shard.labels_sha256)):
-        if sha256_of(path) != sha256:
-            index_whole = False
-            problems.append(f"{path}: sha256 differs from the manifest's; the index is damaged")
-    samples: list[Sample] = []
-    try:
-        samples = scan(tar)
-    except Misuse as error:
-        problems.append(str(error))
-    if index_whole:
-        entries, flat = read_index(index), read_labels(labels)
-        problems += _check_images(tar, entries, samples, task.decode)
-        if samples:
-            problems += _compare(tar, entries, flat, samples, task.classes)
-    if not whole:
-        padding = [] if problems else _dirty_padding(tar)
-        problems += padding or (
-            [] if problems else [f"{tar}: damaged outside of images and labels"]
+def _tasks(folder: Path, manifest: Manifest, name: str, decode: bool) -> Iterator[Task]:
+    foreign = not manifest.layout
+    rejected = rejected_names(folder / REJECTS) if foreign else {}
+    for number, shard in enumerate(manifest.splits[name].shards):
+        yield Task(
+            folder,
+            number,
+            shard,
+            num_classes=len(manifest.labels),
+            rejected=rejected.get(shard.file, ()),
+            foreign=foreign,
+            interleaved=manifest.interleaved,
+            label_field=str(manifest.clean.get("label_field") or ""),
+            decode=_rules(manifest) if decode else None,
         )
-        problems.append(f"{tar}: sha256 differs from the manifest's")
-    return problems, np.array([_hash(s.key) for s in samples], np.uint64), shard.num_samples
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+def _rules(manifest: Manifest) -> CleanRules:
+    """Return the rules to decode by; small images may come from large ones by a resize."""
+    limits = {key: value for key, value in manifest.clean.items() if key == "max_pixels"}
+    return CleanRules.parse(limits, FILE)
 
 
-def _check_images(tar: Path, entries: np.ndarray, samples: list[Sample], decode: bool) -> list[str]:
-    """Check the bytes of each image against its crc32c and, if wished, decode them."""
-    problems = []
-    handle = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for row, entry in enumerate(entries):
-            data = os.pread(handle, int(entry["size"]), int(entry["offset"]))
-            if google_crc32c.value(data) != int(entry["crc32c"]):
-                key = samples[row].key if row < len(samples) else _key(tar, entry)
-                problems.append(f"{tar}: key '{key}': the image is damaged (crc32c differs)")
-            elif decode and (verdict := check(data)).state == REJECTED:
-                problems.append(f"{tar}: key '{_key(tar, entry)}': {verdict.reason}")
-    finally:
-        os.close(handle)
-    return problems
+class _Summary:
+    """What was found in the shards of one split."""
 
+    def __init__(self, folder: Path, manifest: Manifest, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._split: Split = manifest.splits[name]
+        self._is_foreign = not manifest.layout
+        self._counts = np.zeros(len(manifest.labels), np.int64)
+        self._found: dict[int, list[str]] = {}
+        self._keys: list[np.ndarray] = []
+        self._shards: list[np.ndarray] = []
+        self.num_samples = self.num_image_bytes = 0
 
-def _key(tar: Path, entry: np.void) -> str:
-    try:
-        return read_key(tar, int(entry["header"]))
-    except Exception:  # a damaged header can make tarfile raise anything
-        return f"(unreadable header at byte {entry['header']})"
+    def add(self, checked: Checked) -> None:
+        """Take in one shard; shards finish in any order."""
+        self.num_samples += checked.num_samples
+        self.num_image_bytes += checked.num_image_bytes
+        self._keys.append(checked.keys)
+        self._shards.append(np.full(len(checked.keys), checked.number, np.uint32))
+        if checked.problems:
+            self._found[checked.number] = checked.problems
+        if len(checked.class_counts) == len(self._counts):
+            self._counts += checked.class_counts
 
+    def problems(self) -> list[str]:
+        """Return all problems, in the order of the shards."""
+        problems = [problem for number in sorted(self._found) for problem in self._found[number]]
+        problems += self._double_keys()
+        return problems or self._wrong_counts()
 
-def _compare(
-    tar: Path,
-    entries: np.ndarray,
-    flat: np.ndarray,
-    samples: list[Sample],
-    classes: tuple[str, ...],
-) -> list[str]:
-    """Compare what the index says with what the tar says."""
-    if len(entries) != len(samples):
-        return [f"{tar}: has {len(samples)} samples, its index {len(entries)}"]
-    where: dict[Label, int] = {name: number for number, name in enumerate(classes)}
-    problems = []
-    for entry, sample in zip(entries, samples, strict=True):
-        place = (int(entry["offset"]), int(entry["header"]), int(entry["size"]))
-        if place != (sample.offset, sample.header, sample.size):
-            problems.append(f"{tar}: key '{sample.key}': lies elsewhere than its index says")
-        start, count = int(entry["label_start"]), int(entry["num_labels"])
-        indexed = tuple(flat[start : start + count].tolist())
-        told = tuple(v if isinstance(v, int) else where.get(v, -1) for v in sample.labels)
-        if indexed != told:
-            problems.append(
-                f"{tar}: key '{sample.key}': labels {told}, but its index has {indexed}"
-            )
-    return problems
+    def _wrong_counts(self) -> list[str]:
+        wrong = np.flatnonzero(self._counts != np.array(self._split.class_counts))
+        return [
+            f"{self._folder / FILE}: split '{self._name}' claims {self._split.class_counts[c]} "
+            f"images of class {c}, its shards hold {self._counts[c]}"
+            for c in wrong[:MAX_PROBLEMS].tolist()
+        ]
 
+    def _double_keys(self) -> list[str]:
+        """Name a key that stands in two shards; within one, the walk through it finds them.
 
-def _dirty_padding(tar: Path) -> list[str]:
-    """Name the member whose padding is not zero."""
-    with tar.open("rb") as file:
-        for member in walk(tar):
-            file.seek(member.offset + member.size)
-            if file.read(-member.size % 512).strip(b"\0"):
-                return [f"{tar}: member '{member.name}': damaged padding"]
-    return []
+        Builds number their keys; others may well begin anew in every tar.
+        """
+        if not self._keys or self._is_foreign:
+            return []
+        keys, shards = np.concatenate(self._keys), np.concatenate(self._shards)
+        order = np.argsort(keys, kind="stable")
+        twins = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+        first, second = shards[order[twins]], shards[order[twins + 1]]
+        crossing = np.flatnonzero(first != second)
+        if not len(crossing):
+            return []
+        at = sorted((int(first[crossing[0]]), int(second[crossing[0]])))
+        one, other = (self._folder / self._split.shards[number].file for number in at)
+        several = f"{len(crossing)} keys" if len(crossing) > 1 else "a key"
+        return [f"{one} and {other}: {several} of '{self._name}' in two shards (double samples)"]

@@ -1,56 +1,91 @@
 """Second pass: one shard, its index and its record, each either whole or absent.
 
-The tar is written by webdataset's writer into a file of another name, synced, renamed, walked
-again for the index. The record in the work folder comes last; a shard with a matching record and
-matching digests is kept when a build is run again. Bytes depend on the task alone.
+A task is a split and a number: a worker opens population, verdicts and arrangement itself. The tar
+is written under another name, synced, renamed; its index follows from what was written where. The
+record in the work folder comes last; a shard with a matching record and matching digests is kept
+when a build is run again.
 """
 
+import functools
 import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
 
-from data_prep.checking import fetch
-from data_prep.clean import REPAIRED
+from data_prep.arrange import Arranged
+from data_prep.catalogue import Reader
+from data_prep.checking import Checked, load_checked, stored
 from data_prep.failure import Failed, naming_full_disk
-from data_prep.samples import Sample, scan
-from data_prep.sources import Place, Reader
+from data_prep.judging import SUFFIXES
+from data_prep.population import Population
+from data_prep.tar import printable
+from data_prep.tarwrite import TarWriter, Written
 from pipeline.data.index import ENTRY
 from pipeline.data.manifest import Shard
 from pipeline.run.files import read_json, sync_folder, write_atomically, write_json
 
-WORK = ".build"
-"""Folder inside OUT for what an unfinished build knows."""
+_MAX_WORDS = 64
+"""Characters of a file's name in a key."""
+_AT_ONCE_BYTES = 1 << 20
+_AGAIN = "leave the source alone and build again into an empty folder"
 
 
-@dataclass(frozen=True)
-class ShardTask:
-    """All that one shard's bytes follow from; lists run over its samples, in order."""
+class Work(NamedTuple):
+    """What the stages before have left in the work folder."""
+
+    population: Population
+    checked: Checked
+    arranged: Arranged
+
+
+class ShardTask(NamedTuple):
+    """One shard to write: all its bytes follow from the work folder, whose state is `key`."""
 
     out: Path
-    file: str
-    record: Path
-    root: Path
-    places: list[Place]
-    verdicts: np.ndarray
-    keys: list[str]
-    labels: list[tuple[int, ...]]
-    classes: list[list[str]]
-    """Class names of samples with several labels, else empty."""
-    left_bytes: int
+    work: Path
+    key: str
+    split: str
+    number: int
+    left_bytes: int = 0
     """What this and all later shards still need on the disk."""
 
-    def digest(self) -> str:
-        """Return the sha256 of what the bytes follow from."""
-        state = hashlib.sha256(self.verdicts.tobytes())
-        for sample in zip(self.keys, self.labels, self.classes, strict=True):
-            state.update(json.dumps(sample).encode())
-        return state.hexdigest()
+    @property
+    def file(self) -> str:
+        """Return the path of the tar, relative to OUT."""
+        return f"{self.split}/shard-{self.number:06d}.tar"
+
+    @property
+    def record(self) -> Path:
+        """Return the file that vouches for the shard."""
+        return self.work / "shards" / f"{self.split}-{self.number:06d}.json"
+
+
+class Placed(Protocol):
+    """Anything that knows where in a tar an image lies."""
+
+    @property
+    def header(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+@functools.lru_cache(maxsize=1)
+def open_work(work: Path, key: str) -> Work:
+    """Open the work folder; `key` is that of its arrangement, so that another one is read anew."""
+    population = Population(work / "population")
+    opened = Work(population, load_checked(population, work), Arranged(work))
+    if opened.arranged.key != key:
+        raise Failed(f"{work}: arranged anew while shards were written; run the command again")
+    return opened
 
 
 def write_shard(task: ShardTask) -> tuple[Shard, bool]:
@@ -59,15 +94,24 @@ def write_shard(task: ShardTask) -> tuple[Shard, bool]:
     Raises:
         Failed: the disk is full, or a source image changed since it was checked.
     """
-    kept = _finished(task)
-    if kept is not None:
+    kept = read_record(task)
+    if kept is not None and _is_whole(task.out, kept):
         return kept, True
     path = task.out / task.file
     with naming_full_disk(path, task.left_bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
+        task.record.parent.mkdir(parents=True, exist_ok=True)
         shard = _write(task, path)
-        write_json(task.record, {"digest": task.digest(), "shard": shard.model_dump()})
+        write_json(task.record, {"key": task.key, "shard": shard.model_dump()})
     return shard, False
+
+
+def read_record(task: ShardTask) -> Shard | None:
+    """Return what was written for a task; None where it is not done, or from another state."""
+    saved = read_json(task.record)
+    if not isinstance(saved, dict) or saved.get("key") != task.key:
+        return None
+    return Shard.parse(saved["shard"], str(task.record))
 
 
 def sha256_of(path: Path) -> str:
@@ -77,19 +121,19 @@ def sha256_of(path: Path) -> str:
 
 
 def index_entries(
-    samples: list[Sample], num_labels: list[int], crc32c: np.ndarray, sizes: np.ndarray
+    places: Sequence[Placed], num_labels: Sequence[int], crc32c: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
     """Return the (N,) ENTRY of the samples of a tar.
 
     Args:
-        samples: as `scan` found them in the finished tar, so that the index tells what is there.
+        places: where each image lies in the tar.
         num_labels: of each sample.
         crc32c: (N,) of each image's bytes.
         sizes: (N, 2) width and height, px.
     """
-    entries = np.zeros(len(samples), ENTRY)
+    entries = np.zeros(len(places), ENTRY)
     for name in ("offset", "header", "size"):
-        entries[name] = [getattr(sample, name) for sample in samples]
+        entries[name] = [getattr(place, name) for place in places]
     entries["num_labels"] = num_labels
     entries["label_start"] = np.cumsum(num_labels) - num_labels
     entries["crc32c"] = crc32c
@@ -98,7 +142,7 @@ def index_entries(
 
 
 def write_index(
-    folder: Path, file: str, entries: np.ndarray, labels: list[tuple[int, ...]], sha256: str
+    folder: Path, file: str, entries: np.ndarray, labels: Sequence[tuple[int, ...]], sha256: str
 ) -> Shard:
     """Write the index of the tar `folder/file`, whose digest is `sha256`; the shard's record.
 
@@ -121,84 +165,102 @@ def write_index(
     return shard
 
 
+def key_of(position: int, name: str) -> str:
+    """Return a key that is unique in the split and tells the file: 00000017-cat-0001."""
+    shown = printable(name)
+    stem = shown.rpartition(".")[0] or shown
+    return f"{position:08d}-{re.sub(r'[^A-Za-z0-9_]+', '-', stem)[-_MAX_WORDS:].strip('-')}"
+
+
 def _npy(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _finished(task: ShardTask) -> Shard | None:
-    saved = read_json(task.record)
-    if not isinstance(saved, dict) or saved.get("digest") != task.digest():
-        return None
-    shard = Shard.parse(saved["shard"], str(task.record))
+def _is_whole(out: Path, shard: Shard) -> bool:
     files = (shard.file, shard.index_file, shard.labels_file)
     digests = (shard.sha256, shard.index_sha256, shard.labels_sha256)
     try:
-        same = [sha256_of(task.out / f) == d for f, d in zip(files, digests, strict=True)]
+        return all(sha256_of(out / f) == d for f, d in zip(files, digests, strict=True))
     except FileNotFoundError:
-        return None
-    return shard if all(same) else None
+        return False
 
 
 def _write(task: ShardTask, path: Path) -> Shard:
+    work = open_work(task.work, task.key)
+    cuts = work.arranged.cuts(task.split)
+    first, end = int(cuts[task.number]), int(cuts[task.number + 1])
+    rows = np.array(work.arranged.order(task.split)[first:end])
+    labels = work.arranged.labels_of(work.population, rows)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        _write_tar(task, temporary)
+        with temporary.open("wb", _AT_ONCE_BYTES) as file:
+            writer = TarWriter(file)
+            places = _write_samples(writer, work, first, rows, labels)
+            sha256 = writer.finish()
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-    samples = scan(path)
-    assert [sample.key for sample in samples] == task.keys, f"{path}: not what was to be written"
-    sizes = np.stack([task.verdicts["width"], task.verdicts["height"]], axis=1)
-    counts = [len(its) for its in task.labels]
-    entries = index_entries(samples, counts, task.verdicts["crc32c"], sizes)
-    return write_index(task.out, task.file, entries, task.labels, sha256_of(path))
+    verdicts = work.checked.verdicts[rows]
+    sizes = np.stack([verdicts["width"], verdicts["height"]], axis=1)
+    counts = [len(its) for its in labels]
+    entries = index_entries(places, counts, verdicts["crc32c"], sizes)
+    return write_index(task.out, task.file, entries, labels, sha256)
 
 
-def _write_tar(task: ShardTask, path: Path) -> None:
-    os.environ["WDS_SECURE"] = "1"
-    from webdataset.writer import TarWriter
+def _write_samples(
+    writer: TarWriter, work: Work, first: int, rows: np.ndarray, labels: list[tuple[int, ...]]
+) -> list[Written]:
+    """Append all samples, their members sorted by suffix; returns where their images lie."""
+    images = _read_all(work, rows)
+    suffixes = work.checked.verdicts["suffix"][rows].tolist()
+    classes = work.arranged.labels.classes
+    places = []
+    for number, row in enumerate(rows.tolist()):
+        key, its = key_of(first + number, work.population.name(row)), labels[number]
+        writer.add(f"{key}.cls", str(its[0]).encode())
+        if len(its) == 1:
+            places.append(writer.add(f"{key}.{SUFFIXES[suffixes[number]]}", images[number]))
+            continue
+        several = {"labels": its, "classes": [classes[label] for label in its]}
+        members = {SUFFIXES[suffixes[number]]: images[number], "json": json.dumps(several).encode()}
+        written = {name: writer.add(f"{key}.{name}", members[name]) for name in sorted(members)}
+        places.append(written[SUFFIXES[suffixes[number]]])
+    return places
 
-    images = _read_all(task)
-    with path.open("wb") as file:
-        with TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:
-            for row, image in enumerate(images):
-                sample = {"__key__": task.keys[row], "jpg": image}
-                sample["cls"] = str(task.labels[row][0]).encode()
-                if len(task.labels[row]) > 1:
-                    several = {"labels": task.labels[row], "classes": task.classes[row]}
-                    sample["json"] = json.dumps(several).encode()
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
 
-
-def _read_all(task: ShardTask) -> list[bytes]:
-    """Read the images of a shard in the order of the source, which spares the disk."""
-    reader = Reader(task.root)
-    images = [b""] * len(task.places)
-    for row in sorted(range(len(images)), key=lambda row: _on_disk(task.places[row])):
-        place = task.places[row]
-        repaired = task.verdicts["state"][row] == REPAIRED
-        images[row] = fetch(reader, place).stored if repaired else _read(reader, place)
-        if google_crc32c.value(images[row]) != int(task.verdicts["crc32c"][row]):
-            raise Failed(
-                f"{task.root}: '{place.name}' changed while shards were built from it; leave the "
-                "source alone and build again into an empty folder"
-            )
-    reader.close()
+def _read_all(work: Work, rows: np.ndarray) -> list[bytes]:
+    """Read the images of a shard in the order of the sources, which spares the disk."""
+    reader = Reader(work.population.containers)
+    images = [b""] * len(rows)
+    expected = work.checked.verdicts["crc32c"][rows]
+    try:
+        for number in np.argsort(rows).tolist():
+            row = int(rows[number])
+            images[number] = _read(reader, work, row)
+            if google_crc32c.value(images[number]) != int(expected[number]):
+                raise Failed(
+                    f"{_shown(work, row)} changed while shards were built from it; {_AGAIN}"
+                )
+    finally:
+        reader.close()
+        work.checked.close()
     return images
 
 
-def _on_disk(place: Place) -> tuple[str, int, str]:
-    return place.tar, place.offset, place.name
-
-
-def _read(reader: Reader, place: Place) -> bytes:
-    """Read an image that was found good; nothing where it is gone, which its crc32c tells."""
+def _read(reader: Reader, work: Work, row: int) -> bytes:
     try:
-        return reader.read(place)
-    except FileNotFoundError:
-        return b""
+        return stored(reader, work.population, work.checked, row)
+    except OSError as error:
+        raise Failed(
+            f"{_shown(work, row)} can no longer be read ({error.strerror}); {_AGAIN}"
+        ) from None
+
+
+def _shown(work: Work, row: int) -> str:
+    place = work.population.place(row)
+    return f"{work.population.containers[place.container]['path']}: '{printable(place.name)}'"

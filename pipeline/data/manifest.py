@@ -1,6 +1,7 @@
 """The manifest of a folder of shards: what is in it, how it came about, and its digests.
 
     DIR/manifest.json                  this file, written last: a folder without it is no data set
+    DIR/rejects.jsonl, DIR/_info.json  every image with a reason; the shards for timm's reader
     DIR/train/shard-000000.tar         samples key.jpg, key.cls (and key.json), globally permuted
     DIR/train/shard-000000.idx.npy     index: where each image lies, see pipeline.data.index
     DIR/train/shard-000000.lab.npy     labels of the samples, flat
@@ -17,12 +18,19 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from pipeline.data.labels import LabelSpace
-from pipeline.run.files import write_json
+from pipeline.run.files import write_atomically
 from pipeline.spec import Misuse, Spec
 
 FILE = "manifest.json"
+REJECTS = "rejects.jsonl"
+"""Every image that was rejected, dropped, repaired or noted, one JSON object a line."""
+INFO = "_info.json"
+"""The shards in the words of timm's webdataset reader."""
+FORMAT = 2
 MAX_NOTES = 1000
-"""So many rejects and repairs are listed in the manifest itself; rejects.jsonl has them all."""
+"""So many images of each kind are listed in the manifest itself; rejects.jsonl has them all."""
+
+Setting = bool | int | float | str | None
 
 _PART = re.compile(r"[\w][\w.+=-]*", re.ASCII)
 
@@ -71,10 +79,15 @@ class Split(Spec):
 
 
 class Holdout(Spec):
-    """How the eval split was made: a stratified fraction, folders or a source of its own."""
+    """How a split beside train was made."""
 
-    rule: Literal["none", "fraction", "folders", "source", "unknown"]
-    fraction: float = 0.0
+    rule: Literal["none", "fraction", "count", "first", "folders", "source", "official", "unknown"]
+    """Drawn from train: a fraction, a count per class, the first of each class by name. Else as
+    folders of the source, a source of its own, the official lists, or tars of unknown making."""
+    value: float = 0.0
+    """The fraction, or images per class."""
+    seed: int = 0
+    """Of the draw, where there was one."""
 
 
 class Note(Spec):
@@ -85,7 +98,7 @@ class Note(Spec):
 
 
 class Notes(Spec):
-    """Images that were rejected or repaired: all counted by reason, the first ones listed."""
+    """Images of one fate: all counted by kind of reason, the first ones listed."""
 
     by_reason: dict[str, int] = {}
     first: tuple[Note, ...] = ()
@@ -109,19 +122,46 @@ class Notes(Spec):
 class Manifest(Spec):
     """What a folder of shards holds."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     name: str
     tool: str
     sources: tuple[str, ...] = ()
+    layout: str = ""
+    """How the sources were read (data_prep.layouts); empty: tars made by others."""
     seed: int = 0
-    holdout: Holdout
+    holdouts: dict[str, Holdout] = {}
+    """Split -> how it was made, for all splits but train."""
+    clean: dict[str, Setting] = {}
+    """The rules for images: check in full or by header, EXIF orientation, smallest side, ..."""
+    transcode: dict[str, Setting] = {}
+    """What was done to good JPEGs; `kind` none means that they are stored byte for byte."""
+    against: tuple[str, ...] = ()
+    """Digests of the data sets whose images were left out."""
     labels: LabelSpace
     splits: dict[str, Split]
     rejected: Notes = Notes()
+    """Files that are no usable image."""
     repaired: Notes = Notes()
+    """Images that were stored in another way than they came, transcoding aside."""
+    noted: Notes = Notes()
+    """Images that are odd but stored as they are."""
+    dropped: Notes = Notes()
+    """Good images that were left out or merged: duplicates, leaks, images of other sets."""
     merged_duplicates: int = 0
+    leaks: int = 0
+    """Train images that were dropped because a held-out split has them."""
     eval_twins: int = 0
     """Images of the eval split with a byte-identical twin in train."""
+    bytes_before: int = 0
+    """Bytes of the images of all splits in the sources; 0 where nobody knows."""
+    bytes_after: int = 0
+    """Bytes of the same images as stored."""
+    interleaved: bool = False
+    """Whether a sample's members may lie apart (tars of others): webdataset would drop these."""
+    rejects_sha256: str = ""
+    """Of rejects.jsonl; empty: there is none."""
+    info_sha256: str = ""
+    """Of _info.json; empty: there is none of ours."""
 
     @model_validator(mode="after")
     def _check_splits(self) -> "Manifest":
@@ -150,22 +190,23 @@ class Manifest(Spec):
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `DIR/manifest.json` with its digest, atomically."""
-    write_json(folder / FILE, {"digest": manifest.digest(), **manifest.model_dump(mode="json")})
+    write_atomically(folder / FILE, _text(manifest))
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read and check `DIR/manifest.json`.
+    """Read and check `DIR/manifest.json`; one flipped bit anywhere in it is found.
 
     Raises:
         Misuse: the folder or the manifest is missing, broken, or does not match its own digest.
     """
     path = Path(folder) / FILE
-    values = _read(path)
+    raw = _read(path)
+    values = _parse(path, raw)
     digest = values.pop("digest", None)
-    if values.get("format") != 1:
+    if values.get("format") != FORMAT:
         raise Misuse(
-            f"{path}: field 'format' is {values.get('format')!r}; this version reads format 1: "
-            "build the shards again or use the version that wrote them"
+            f"{path}: field 'format' is {values.get('format')!r}; this version reads format "
+            f"{FORMAT}: build the shards again or use the version that wrote them"
         )
     manifest = Manifest.parse(values, str(path))
     if manifest.digest() != digest:
@@ -173,24 +214,42 @@ def load_manifest(folder: Path) -> Manifest:
             f"{path}: field 'digest' is {digest!r}, but the content has {manifest.digest()}; "
             "the file was changed after it was written: restore it or build the shards again"
         )
+    if raw != _text(manifest).encode():
+        raise Misuse(
+            f"{path}: says the same as when it was written, but in other bytes; it was edited or "
+            "damaged: restore it or build the shards again"
+        )
     return manifest
 
 
-def _read(path: Path) -> dict[str, object]:
+def _text(manifest: Manifest) -> str:
+    """Return the one form that a manifest has on disk."""
+    values = {"digest": manifest.digest(), **manifest.model_dump(mode="json")}
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _read(path: Path) -> bytes:
     if not path.parent.is_dir():
         raise Misuse(
             f"{path.parent}: no such folder of shards; make it with "
             f"`python -m data_prep build SOURCE {path.parent}`, or correct `data=`"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise Misuse(
             f"{path}: missing, so {path.parent} is no finished set of shards; finish it with "
             "`python -m data_prep build`, or give tars made by others a manifest with "
             f"`python -m data_prep index {path.parent}`"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Misuse(f"{path}: cannot be read: {error}; build the shards again") from None
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, object]:
+    try:
+        values = json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise Misuse(f"{path}: cannot be read: {error}; build the shards again") from None
     if not isinstance(values, dict):
         raise Misuse(f"{path}: expected a JSON object, found {type(values).__name__}")

@@ -13,10 +13,15 @@ HOSTS = {
     "www.apache.org",
     "image-net.org",
     "www.image-net.org",
+    "ai.stanford.edu",
+    "data.vision.ee.ethz.ch",
+    "thomasberg.org",
+    "www.cs.toronto.edu",
+    "www.robots.ox.ac.uk",
     "localhost",
     "127.0.0.1",
 }
-"""Hosts that may stand in a URL: papers, sources, licences, the name of SVG, this machine."""
+"""Hosts that may stand in a URL: papers, sources, image sets, licences, SVG, this machine."""
 
 URL = re.compile(r"https?://(?:[^\s/@\"'<>]*@)?([\w.-]*\w)")
 INDEX_OPTION = re.compile(r"--?(?:extra-)?index" + r"-url|find" + r"-links|index" + r"_url", re.I)

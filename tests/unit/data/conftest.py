@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.data.index import ENTRY, SplitIndex
 from pipeline.data.labels import LabelSpace
-from pipeline.data.manifest import Holdout, Manifest, Shard, Split, load_manifest, save_manifest
+from pipeline.data.manifest import Manifest, Shard, Split, load_manifest, save_manifest
 
 NUM_CLASSES = 10
 
@@ -134,7 +134,6 @@ def write_shards(
     manifest = Manifest(
         name="test",
         tool="tests",
-        holdout=Holdout(rule="none"),
         labels=space,
         splits={"train": Split(shards=tuple(shards), class_counts=(1,) * NUM_CLASSES)},
     )

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.index import ENTRY, SplitIndex, read_index, read_key, read_labels, split_name
 from pipeline.data.labels import LabelSpace
-from pipeline.data.manifest import Holdout, Manifest, Shard, Split
+from pipeline.data.manifest import Manifest, Shard, Split
 from pipeline.spec import Misuse
 
 LONG = "folder/" + "k" * 150
@@ -63,7 +63,6 @@ def index(tmp_path: Path) -> SplitIndex:
     manifest = Manifest(
         name="x",
         tool="test",
-        holdout=Holdout(rule="none"),
         labels=LabelSpace(name="x", classes=("a", "b", "c")),
         splits={"train": Split(shards=shards, class_counts=(3, 2, 2))},
     )

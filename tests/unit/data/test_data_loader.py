@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.build import Job, build
+from data_prep.build import build
 from data_prep.options import BuildSpec
+from data_prep.sources import Source
+from data_prep.stages import Job
 from pipeline.data.augment import AugmentSpec, crop_box
 from pipeline.data.batches import MicroBatch
 from pipeline.data.index import SplitIndex
@@ -227,7 +229,7 @@ def test_shards_that_data_prep_built_are_read_by_both_loaders(load, tmp_path, ma
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(make_jpeg(n))
     spec = BuildSpec(name="built", shard_samples=16)
-    manifest = build(Job(tmp_path / "raw", None, tmp_path / "out", spec, workers=1))
+    manifest = build(Job((Source(tmp_path / "raw"),), tmp_path / "out", spec))
     index = SplitIndex(tmp_path / "out", manifest, "train")
     reader = ShardReader(index)
     classes = {make_jpeg(n): n % 4 for n in range(40)}

@@ -1,6 +1,7 @@
 """The manifest: read back as written, refused when it was touched, no paths out of its folder."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def manifest() -> Manifest:
     return Manifest(
         name="pets",
         tool="test",
-        holdout=Holdout(rule="fraction", fraction=0.2),
+        holdouts={"eval": Holdout(rule="fraction", value=0.2, seed=3)},
+        transcode={"kind": "resize", "short_px": 256, "restarts": True},
         labels=LabelSpace(name="pets", classes=("cat", "dog")),
         splits={"train": Split(shards=(_shard(), _shard("train/b.tar", 4)), class_counts=(5, 2))},
     )
@@ -84,7 +86,7 @@ def _edit(folder: Path, **changes: Any) -> None:
     [
         ({"seed": 1}, "was changed after it was written"),
         ({"digest": "0"}, "was changed after it was written"),
-        ({"format": 2}, "field 'format' is 2"),
+        ({"format": 1}, "field 'format' is 1; this version reads format 2"),
         ({"colour": 1}, "field 'colour' is unknown"),
     ],
 )
@@ -94,6 +96,23 @@ def test_a_touched_manifest_is_refused(
     save_manifest(tmp_path, manifest)
     _edit(tmp_path, **changes)
     with pytest.raises(Misuse, match=message):
+        load_manifest(tmp_path)
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path, manifest: Manifest) -> None:
+    path = tmp_path / "manifest.json"
+    notes = Notes.of([("caf\u00e9.jpg", "truncated", "half of it is missing")])
+    save_manifest(tmp_path, manifest.model_copy(update={"rejected": notes}))
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for bit in rng.sample(range(8 * len(whole)), 600):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(Misuse, match="manifest.json"):
+            load_manifest(tmp_path)
+    path.write_bytes(whole.replace(b"caf\\u00e9", b"caf\\u00E9"))  # the same to a JSON parser
+    with pytest.raises(Misuse, match="in other bytes"):
         load_manifest(tmp_path)
 
 

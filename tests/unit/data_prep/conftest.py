@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.build import Job, build
+from data_prep.build import build
 from data_prep.options import BuildSpec
+from data_prep.sources import Source
+from data_prep.stages import EVAL_PREFIX, Job
 from pipeline.data.manifest import Manifest
 
 MakeImage = Callable[..., bytes]
@@ -60,7 +62,7 @@ def make_tar() -> Callable[[Path, Mapping[str, bytes]], Path]:
     """Write a tar (.tar or .tar.gz) of {name: content}."""
 
     def make(path: Path, files: Mapping[str, bytes]) -> Path:
-        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as tar:
             for name, data in files.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
@@ -82,7 +84,10 @@ def run_build(tmp_path: Path) -> Callable[..., Manifest]:
         **options: object,
     ) -> Manifest:
         spec = BuildSpec.parse({"name": "test", **options}, "test")
-        return build(Job(source, eval_source, tmp_path / out, spec, workers))
+        sources = [Source(source)]
+        if eval_source is not None:
+            sources.append(Source(eval_source, EVAL_PREFIX))
+        return build(Job(tuple(sources), tmp_path / out, spec, workers))
 
     return make
 

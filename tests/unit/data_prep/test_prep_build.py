@@ -1,29 +1,31 @@
-"""Building shards: the same bytes every time, nothing half-written that looks whole."""
+"""Building shards: the same bytes every time, and what is on record of it."""
 
 import errno
 import fcntl
-import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import data_prep.write as write
+from data_prep.build import dry_run, run_stage
+from data_prep.build_command import STAGES
 from data_prep.failure import Failed
+from data_prep.options import BuildSpec
+from data_prep.sources import Source
+from data_prep.stages import Job
 from data_prep.verify import verify
 from pipeline.data.index import SplitIndex
-from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.manifest import Holdout, Manifest, load_manifest
 from pipeline.spec import Misuse
+from tests.unit.data_prep.killing import run_command
 
 MakeTree = Callable[..., Path]
+MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
 RunBuild = Callable[..., Manifest]
 Digests = Callable[[Path], dict[str, str]]
 Encode = Callable[..., bytes]
@@ -55,19 +57,18 @@ def test_a_shard_holds_the_files_byte_for_byte(
 def test_bytes_do_not_depend_on_workers_or_place(
     tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, digests: Digests
 ) -> None:
-    options = {"holdout": 0.25, "shard_samples": 5}
+    options = {"holdouts": {"eval": {"fraction": 0.25}}, "shard_samples": 5}
     tree = make_tree({"cat": 15, "dog": 9})
     run_build(tree, "one", workers=1, **options)
-    tree.rename(tmp_path / "moved")
-    (tmp_path / "moved").rename(tmp_path / "elsewhere-raw")
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere-raw").rename(tmp_path / "elsewhere" / "raw")
+    tree.rename(tmp_path / "elsewhere" / "raw")
     run_build(tmp_path / "elsewhere/raw", "two", workers=2, **options)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert len(digests(tmp_path / "one")) == 3 * (4 + 2) + 2  # tars with indices, two files
+    # four shards to train on and two to evaluate with, each a tar and two indices
+    assert len(digests(tmp_path / "one")) == 3 * (4 + 2) + 3
 
 
-def test_rejects_are_listed_and_the_rest_is_built(
+def test_what_becomes_of_every_file_is_on_record(
     tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, encode: Encode
 ) -> None:
     tree = make_tree({"cat": 3, "dog": 3})
@@ -75,154 +76,70 @@ def test_rejects_are_listed_and_the_rest_is_built(
     (tree / "cat/half.jpg").write_bytes(encode(width=64, height=64)[:2000])
     (tree / "dog/empty.jpg").touch()
     (tree / "dog/n02105855_2933.JPEG").write_bytes(encode(kind="PNG", mode="RGBA"))
+    (tree / "dog/twin.jpg").write_bytes((tree / "cat/0000.jpg").read_bytes())
     (tree / "stray.jpg").write_bytes(encode())
-    manifest = run_build(tree)
+    manifest = run_build(tree, duplicates="drop")
     assert manifest.split("train").num_samples == 7
-    lines = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").open()]
-    assert {line["file"]: line["kind"] for line in lines} == {
-        "stray.jpg": "no class",
-        "cat/half.jpg": "truncated",
-        "cat/notes.txt": "not an image",
-        "dog/empty.jpg": "empty file",
+    raw = (tmp_path / "out/rejects.jsonl").read_bytes()
+    assert sha256(raw).hexdigest() == manifest.rejects_sha256
+    lines = [json.loads(line) for line in raw.splitlines()]
+    assert {(line["what"], line["file"]) for line in lines} == {
+        ("rejected", "stray.jpg"),
+        ("rejected", "cat/half.jpg"),
+        ("rejected", "cat/notes.txt"),
+        ("rejected", "dog/empty.jpg"),
+        ("dropped", "dog/twin.jpg"),
+        ("repaired", "dog/n02105855_2933.JPEG"),
     }
-    assert manifest.rejected.count == 4 and manifest.repaired.by_reason == {"PNG RGBA": 1}
+    assert all(line["kind"] and line["reason"] for line in lines)
+    assert [line["what"] for line in lines] == ["rejected"] * 4 + ["dropped", "repaired"]
+    counts = [getattr(manifest, what).count for what in ("rejected", "dropped", "repaired")]
+    assert counts == [4, 1, 1]
     assert manifest.repaired.first[0].file == "dog/n02105855_2933.JPEG"
     assert verify(tmp_path / "out", 1, decode=True) == (7, [])
 
 
-def test_an_empty_class_folder_is_named_with_the_remedy(
+def test_the_manifest_says_how_and_from_what(
     tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
 ) -> None:
-    tree = make_tree({"cat": 2, "dog": 2, "unicorn": 0})
-    with pytest.raises(Misuse, match=r"raw/unicorn: class 'unicorn' has no usable image.*--allow-"):
-        run_build(tree)
-    assert not (tmp_path / "out/manifest.json").exists()
-    assert run_build(tree, allow_empty=True).split("train").class_counts == (2, 2, 0)
+    tree = make_tree({"cat": 6, "dog": 6})
+    holdouts = {"eval": {"fraction": 0.25}, "minival": {"count": 1}, "held": {"first": 2}}
+    manifest = run_build(tree, holdouts=holdouts, seed=7)
+    assert manifest.holdouts == {
+        "eval": Holdout(rule="fraction", value=0.25, seed=7),
+        "held": Holdout(rule="first", value=2),
+        "minival": Holdout(rule="count", value=1, seed=7),
+    }
+    assert {name: split.num_samples for name, split in manifest.splits.items()} == {
+        "train": 3,
+        "eval": 3,
+        "held": 4,
+        "minival": 2,
+    }
+    assert manifest.sources == ("raw",) and manifest.layout == "folders"
+    assert manifest.clean["orientation"] == "keep" and manifest.transcode["kind"] == "none"
+    images = [path.stat().st_size for path in tree.glob("*/*.jpg")]
+    assert manifest.bytes_before == manifest.bytes_after == sum(images)
+    info = json.loads((tmp_path / "out/_info.json").read_text())
+    assert info["splits"]["minival"]["filenames"] == ["minival/shard-000000.tar"]
+    assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
 
 
-def test_a_class_of_rejects_only_is_an_empty_class(
-    make_tree: MakeTree, run_build: RunBuild
+def test_splits_of_the_source_are_folders_or_a_source_of_their_own(
+    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
 ) -> None:
-    tree = make_tree({"cat": 2, "dog": 1})
-    (tree / "dog/0000.jpg").write_bytes(b"")
-    with pytest.raises(Misuse, match="class 'dog' has no usable image"):
-        run_build(tree)
+    tree = make_tree({"train/cat": 3, "test/cat": 2})
+    assert run_build(tree, "a").holdouts == {"eval": Holdout(rule="folders")}
+    train, held = make_tree({"cat": 3}, "train-raw"), make_tree({"cat": 2}, "eval-raw")
+    manifest = run_build(train, "b", eval_source=held)
+    assert manifest.holdouts == {"eval": Holdout(rule="source")}
+    assert manifest.sources == ("train-raw", "eval-raw")
+    assert manifest.eval_twins == 2
 
 
-def test_the_same_command_again_changes_nothing(
-    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, digests: Digests
-) -> None:
-    tree = make_tree({"cat": 4})
-    manifest = run_build(tree)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-    assert run_build(tree) == manifest
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-
-
-def test_other_options_or_inputs_are_refused_with_what_differs(
-    make_tree: MakeTree, run_build: RunBuild
-) -> None:
-    tree = make_tree({"cat": 4})
-    run_build(tree)
-    with pytest.raises(Misuse, match=r"options\.seed: 0 -> 1"):
-        run_build(tree, seed=1)
-    make_tree({"cat": 5})
-    with pytest.raises(Misuse, match=r"inputs: \["):
-        run_build(tree)
-
-
-def test_an_interrupted_write_goes_on_and_keeps_finished_shards(
-    tmp_path: Path,
-    make_tree: MakeTree,
-    run_build: RunBuild,
-    digests: Digests,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tree = make_tree({"cat": 20})
-    run_build(tree, "whole", shard_samples=4)
-    real = write._write_tar
-
-    def stop_at_third(task: write.ShardTask, path: Path) -> None:
-        real(task, path)
-        if "000002" in task.file:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(write, "_write_tar", stop_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        run_build(tree, shard_samples=4)
-    out = tmp_path / "out"
-    assert sorted(path.name for path in out.glob("train/*.tar")) == [
-        "shard-000000.tar",
-        "shard-000001.tar",
-    ]
-    assert not (out / "manifest.json").exists() and not list(out.glob("train/.*"))
-    with pytest.raises(
-        Misuse, match=r"begun with other inputs or options:\n  options.seed: 0 -> 3"
-    ):
-        run_build(tree, shard_samples=4, seed=3)
-    damaged = out / "train/shard-000001.tar"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\1")
-    monkeypatch.setattr(write, "_write_tar", real)
-    run_build(tree, shard_samples=4)
-    assert "1 of 5 shards were finished before and kept" in capsys.readouterr().out
-    assert digests(out) == digests(tmp_path / "whole")
-
-
-def test_kill_9_at_any_time_and_again_gives_the_same_bytes(
-    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, digests: Digests, repo: Path
-) -> None:
-    tree = make_tree({"cat": 150, "dog": 150})
-    run_build(tree, "whole", shard_samples=10, name="out")
-    command = [sys.executable, "-m", "data_prep", "build", str(tree), str(tmp_path / "out")]
-    command += ["--shard-samples", "10", "--workers", "1"]
-    for _ in range(2):
-        process = subprocess.Popen(command, cwd=repo, stderr=subprocess.DEVNULL)
-        wanted = len(list(tmp_path.glob("out/train/*.tar"))) + 2
-        while process.poll() is None and len(list(tmp_path.glob("out/train/*.tar"))) < wanted:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "out/manifest.json").exists()
-    subprocess.run(command, cwd=repo, check=True, capture_output=True, timeout=120)
-    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-
-
-def test_a_full_disk_names_path_and_need_and_leaves_no_part(
-    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree = make_tree({"cat": 8})
-    real = os.fsync
-    calls = []
-
-    def fill_up(handle: int) -> None:
-        name = str(Path(f"/proc/self/fd/{handle}").readlink())
-        if name.endswith(".tar.tmp"):
-            calls.append(name)
-            if len(calls) == 2:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", fill_up)
-    with pytest.raises(Failed, match=r"train/shard-000001\.tar: the disk is full.*0\.000 GB more"):
-        run_build(tree, shard_samples=4)
-    assert [path.name for path in (tmp_path / "out/train").iterdir() if path.suffix == ".tar"] == [
-        "shard-000000.tar"
-    ]
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert run_build(tree, shard_samples=4).split("train").num_samples == 8
-
-
-def test_too_little_space_is_said_before_writing(
-    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import shutil
-
-    usage: Any = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(Failed, match=r"out: the disk is full"):
-        run_build(make_tree({"cat": 3}))
-    assert not list(tmp_path.rglob("*.tar"))
+def test_an_empty_class_may_be_kept(make_tree: MakeTree, run_build: RunBuild) -> None:
+    manifest = run_build(make_tree({"cat": 2, "dog": 2, "unicorn": 0}), allow_empty=True)
+    assert manifest.split("train").class_counts == (2, 2, 0)
 
 
 def test_a_source_that_changes_under_the_build_is_named(
@@ -231,80 +148,162 @@ def test_a_source_that_changes_under_the_build_is_named(
     tree = make_tree({"cat": 3})
     real = write._read_all
 
-    def change(task: write.ShardTask) -> list[bytes]:
+    def change(work: write.Work, rows: Any) -> list[bytes]:
         (tree / "cat/0001.jpg").write_bytes(encode(99))
-        return real(task)
+        return real(work, rows)
 
     monkeypatch.setattr(write, "_read_all", change)
     with pytest.raises(Failed, match=r"'cat/0001\.jpg' changed while shards were built"):
         run_build(tree)
 
+    def remove(work: write.Work, rows: Any) -> list[bytes]:
+        (tree / "cat/0002.jpg").unlink()
+        return real(work, rows)
 
-def test_a_second_build_into_the_same_folder_is_refused(
+    monkeypatch.setattr(write, "_read_all", remove)
+    with pytest.raises(Failed, match=r"'cat/0002\.jpg' can no longer be read"):
+        run_build(tree)
+
+
+def _job(source: Path, out: Path, **options: Any) -> Job:
+    values = {"name": "test", "shard_samples": 4, **options}
+    return Job((Source(source),), out, BuildSpec.parse(values, "test"))
+
+
+def test_elements_of_an_array_build_the_same(
+    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, digests: Digests
+) -> None:
+    """As an array does: stage by stage, the elements in any order, one of them twice."""
+    tree = make_tree({"cat": 50, "dog": 45})
+    options = {"holdouts": {"eval": {"count": 5}}}
+    run_build(tree, "whole", shard_samples=4, **options)
+    job = _job(tree, tmp_path / "out", **options)
+    for stage in STAGES:
+        elements = [(2, 3), (0, 3), (1, 3), (0, 3)] if stage in ("check", "write") else [(0, 1)]
+        done = [run_stage(job, stage, element) for element in elements]
+        assert done == [stage == "finish"] * len(elements)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert run_stage(job, "write", (1, 3)) and not (tmp_path / "out/.build").exists()
+
+
+def test_elements_run_at_the_same_time(
+    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, digests: Digests, repo: Path
+) -> None:
+    tree, out = make_tree({"cat": 80, "dog": 80}), tmp_path / "out"
+    run_build(tree, "whole", shard_samples=4)
+    words = [tree, "--shard-samples", 4, "--workers", 1, "--stage"]
+    for stage in STAGES:
+        elements = range(2) if stage in ("check", "write") else range(1)
+        processes = [
+            run_command([*words, stage, "--element", f"{k}/{len(elements)}"], out, repo)
+            for k in elements
+        ]
+        said = [process.communicate(timeout=60)[1].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes), said
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path,
+    make_tree: MakeTree,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(handle: int, kind: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    job = _job(make_tree({"cat": 8}), tmp_path / "out")
+    run_stage(job, "list")
+    run_stage(job, "check", (0, 2))
+    assert "the file system of OUT has no locks" in capsys.readouterr().err
+
+
+def test_a_stage_too_early_names_the_one_that_is_missing(
+    tmp_path: Path, make_tree: MakeTree
+) -> None:
+    tree = make_tree({"cat": 70})
+    job = _job(tree, tmp_path / "out")
+    with pytest.raises(Misuse, match=r"build\.json: missing; run stage list first"):
+        run_stage(job, "check")
+    run_stage(job, "list")
+    run_stage(job, "check", (0, 3))
+    with pytest.raises(Misuse, match=r"chunk 1 of 3 is not checked yet; run stage check again"):
+        run_stage(job, "arrange")
+    with pytest.raises(Misuse, match="run stage check again"):
+        run_stage(job, "write")
+    run_stage(job, "check")
+    with pytest.raises(Misuse, match="not arranged yet; run stage arrange first"):
+        run_stage(job, "write", (0, 2))
+    run_stage(job, "arrange")
+    run_stage(job, "write", (1, 2))
+    with pytest.raises(Misuse, match=r"shard-000000\.tar: not written yet \(18 shards in all\)"):
+        run_stage(job, "finish")
+    with pytest.raises(Misuse, match="stage finish is one piece; only check and write"):
+        run_stage(job, "finish", (0, 2))
+    with pytest.raises(Misuse, match=r"options\.seed: 0 -> 3"):
+        run_stage(_job(tree, tmp_path / "out", seed=3), "write", (0, 2))
+
+
+def test_elements_and_builds_keep_out_of_each_others_way(
+    tmp_path: Path, make_tree: MakeTree
+) -> None:
+    job = _job(make_tree({"cat": 8}), tmp_path / "out")
+    run_stage(job, "list")
+    locks = tmp_path / "out/.build"
+
+    def held(name: str, kind: int, content: str = "") -> Any:
+        file = (locks / name).open("a+")
+        file.truncate(0)
+        file.write(content)
+        file.flush()
+        fcntl.flock(file, kind)
+        return file
+
+    with held("lock", fcntl.LOCK_EX):
+        with pytest.raises(Misuse, match="another build writes there"):
+            run_stage(job, "check")
+        with pytest.raises(Misuse, match="a build writes there; wait"):
+            run_stage(job, "check", (0, 2))
+    with held("lock", fcntl.LOCK_SH), held("lock-check", fcntl.LOCK_SH, "2"):
+        with pytest.raises(Misuse, match="another build writes there"):
+            run_stage(job, "check")
+        with pytest.raises(Misuse, match="stage check runs in 2 elements now, not in 5"):
+            run_stage(job, "check", (0, 5))
+        with (
+            held("lock-check-1", fcntl.LOCK_EX),
+            pytest.raises(Misuse, match="element 1/2 of stage check runs already"),
+        ):
+            run_stage(job, "check", (1, 2))
+        run_stage(job, "check", (0, 2))
+    run_stage(job, "check", (3, 5))  # the array of two is over
+
+
+def test_a_scratch_takes_what_is_not_for_long(
+    tmp_path: Path, make_tar: MakeTar, encode: Encode, digests: Digests
+) -> None:
+    files = {f"cat/{n}.jpg": encode(n) for n in range(6)}
+    source = make_tar(tmp_path / "raw.tar.gz", files)
+    spec = BuildSpec(name="test")
+    for out, scratch in (("a", None), ("b", tmp_path / "scratch")):
+        job = Job((Source(source),), tmp_path / out, spec, scratch=scratch)
+        run_stage(job, "list")
+        assert bool(list((tmp_path / out).rglob("bucket-*"))) == (scratch is None)
+        for stage in STAGES[1:]:
+            run_stage(job, stage)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_dry_run_says_what_and_writes_nothing(
     tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
 ) -> None:
     tree = make_tree({"cat": 3})
-    (tmp_path / "out/.build").mkdir(parents=True)
-    with (tmp_path / "out/.build/lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(Misuse, match="another build writes there"):
-            run_build(tree)
-    assert run_build(tree).num_classes == 1
-
-
-def test_wrong_places_are_refused(tmp_path: Path, make_tree: MakeTree, run_build: RunBuild) -> None:
-    tree = make_tree({"cat": 3})
-    with pytest.raises(Misuse, match=r"inside: lies inside the source"):
-        run_build(tree, "raw/inside")
-    with pytest.raises(Misuse, match=r"nowhere: no such folder or tar"):
-        run_build(tmp_path / "nowhere")
+    said = dry_run(_job(tree, tmp_path / "out"))
+    assert said == f"{tmp_path / 'out'}: would be built, layout folders, from 0.000 GB"
     assert not (tmp_path / "out").exists()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/thesis.pdf").touch()
-    with pytest.raises(Misuse, match=r"full: not empty, and not an unfinished build"):
-        run_build(tree, "full")
-    with pytest.raises(Misuse, match=r"thesis\.pdf: is a file"):
-        run_build(tree, "full/thesis.pdf")
-
-
-def test_two_ways_to_an_eval_split_conflict(make_tree: MakeTree, run_build: RunBuild) -> None:
-    tree = make_tree({"train/cat": 3, "test/cat": 3})
-    with pytest.raises(Misuse, match="the eval split is asked for twice"):
-        run_build(tree, holdout=0.5)
-    manifest = run_build(tree, holdout=0.34, splits={"train": "train"})
-    assert {name: split.num_samples for name, split in manifest.splits.items()} == {
-        "train": 2,
-        "eval": 1,
-    }
-
-
-def test_images_without_any_class_are_wrong_use(
-    tmp_path: Path, make_tar: Callable[[Path, Mapping[str, bytes]], Path], run_build: RunBuild
-) -> None:
-    tar = make_tar(tmp_path / "flat.tar", {"a.jpg": b"x", "b.jpg": b"y"})
-    with pytest.raises(Misuse, match=r"flat\.tar: no image lies in a class folder"):
-        run_build(tar)
-
-
-def test_webdataset_reads_what_was_built(
-    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import webdataset
-    from PIL import Image
-    from webdataset.compat import WebDataset
-
-    # In its secure mode webdataset opens no local file by name.
-    monkeypatch.setattr(webdataset.utils, "enforce_security", False)
-    tree = make_tree({"cat": 4, "dog": 4})
-    (tree / "dog/0000.jpg").write_bytes((tree / "cat/0000.jpg").read_bytes())
-    manifest = run_build(tree, merge_duplicates=True)
-    url = str(tmp_path / "out/train/shard-000000.tar")
-    found = list(WebDataset(url, shardshuffle=False, empty_check=False))
-    index = SplitIndex(tmp_path / "out", load_manifest(tmp_path / "out"), "train")
-    assert len(found) == len(index) == manifest.split("train").num_samples == 7
-    for sample_id, sample in enumerate(found):
-        assert sample["__key__"] == index.key(sample_id)
-        assert int(sample["cls"]) == index.labels(sample_id)[0]
-        assert Image.open(io.BytesIO(sample["jpg"])).size == (16, 12)
-    several = [json.loads(sample["json"]) for sample in found if "json" in sample]
-    assert several == [{"labels": [0, 1], "classes": ["cat", "dog"]}]
+    run_build(tree, shard_samples=4)
+    assert "is finished already" in dry_run(_job(tree, tmp_path / "out"))
+    with pytest.raises(Misuse, match=r"options\.seed: 0 -> 1"):
+        dry_run(_job(tree, tmp_path / "out", seed=1))
+    assert load_manifest(tmp_path / "out").seed == 0

@@ -4,16 +4,16 @@ import io
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import data_prep.pool as pool
-from data_prep.__main__ import main
-from data_prep.failure import Failed
+from data_prep import build_command
+from data_prep.__main__ import _parser, main
+from data_prep.clean import CleanRules
+from data_prep.transcode import TranscodeSpec
 from pipeline.data.manifest import load_manifest
 
 MakeTree = Callable[..., Path]
@@ -36,7 +36,7 @@ def test_build_verify_show(
     assert "check: 11 of 11 images (100 %)" in captured.err
     assert "classes    2: cat, fox" in captured.out
     assert "rejected: 1 (1 not an image)" in captured.out
-    assert "cat/notes.txt: no JPEG, PNG or WebP: starts with 6e 6f 20 69" in captured.out
+    assert "cat/notes.txt: " in captured.out
     assert _run("verify", out, "--workers", "1", "--decode") == 0
     assert "10 images, all as in the manifest" in capsys.readouterr().out
     assert _run("show", out) == 0
@@ -86,7 +86,8 @@ def test_imagenet_as_it_is_handed_out(
     assert manifest.labels.display == ("tench, Tinca tinca", "goldfish")
     assert manifest.split("train").class_counts == (3, 3)
     assert manifest.split("eval").class_counts == (1, 1)
-    assert "2 of its images are also in train" in capsys.readouterr().out
+    assert manifest.eval_twins == 2
+    assert "list: 8 images in train and eval, 2 classes" in capsys.readouterr().out
 
 
 def test_index_from_the_command_line(tmp_path: Path, make_tar: MakeTar, encode: Encode) -> None:
@@ -103,9 +104,28 @@ def test_index_from_the_command_line(tmp_path: Path, make_tar: MakeTar, encode: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["build", "nowhere", "out"], "nowhere: no such folder or tar"),
-        (["build", ".", "out", "--holdout", "2"], "field 'holdout' is '2'"),
-        (["build", ".", "out", "--holdout", "some"], "field 'holdout' is 'some'"),
+        (["build", "nowhere", "out"], "nowhere: no such folder or archive"),
+        (["build", ".", "out", "--holdout", "2.0"], "--holdout 2.0: field 'fraction' is 2.0"),
+        (["build", ".", "out", "--holdout", "some"], "--holdout some: 'some' is no rule"),
+        (["build", ".", "out", "--holdout", "train=0.1"], "so no holdout is train"),
+        (["build", ".", "out", "--holdout", "3", "--holdout", "eval=4"], "has a rule already"),
+        (["build", ".", "out", "--layout", "mnist"], "--layout 'mnist' is unknown; there are:"),
+        (
+            ["build", ".", "out", "--transcode", "resize"],
+            "resize and only resize takes a size: resize:256",
+        ),
+        (
+            ["build", ".", "out", "--transcode", "resize:256:90"],
+            "'resize:256:90'; expected none, lossless or",
+        ),
+        (["build", ".", "out", "--transcode", "lossless:2"], "'lossless:2'; expected none"),
+        (["build", ".", "out", "--against", "nowhere"], "nowhere: no such folder of shards"),
+        (["build", ".", "out", "--label-space", "imagenet_2k"], "imagenet_2k"),
+        (["build", ".", "out", "--near-duplicates", "9"], "field 'near_duplicates' is 9"),
+        (["build", ".", "out", "--element", "0/4"], "name it with --stage check or write"),
+        (["build", ".", "out", "--eval-source", ".", "--layout", "pets"], "goes with --layout f"),
+        (["build", ".", "out", "--stage", "arrange", "--element", "0/4"], "is one piece"),
+        (["build", ".", "out", "--min-side", "0"], "min_side' is 0"),
         (["build", ".", "out", "--shard-mb", "0"], "field 'shard_mb' is 0.0"),
         (["build", ".", "out", "--split", "train"], "'train' is not NAME=FOLDER"),
         (["build", ".", "out", "--name", "a/b"], "field 'name' is 'a/b'"),
@@ -113,6 +133,8 @@ def test_index_from_the_command_line(tmp_path: Path, make_tar: MakeTar, encode: 
         (["verify", "nowhere"], "nowhere: no such folder of shards"),
         (["show", "nowhere"], "nowhere: no such folder of shards"),
         (["index", "nowhere"], "nowhere: no such folder"),
+        (["index", ".", "--label-space", "imagenet_2k"], "imagenet_2k"),
+        (["labels", "imagenet_2k"], "imagenet_2k"),
     ],
 )
 def test_wrong_use_is_exit_code_2(
@@ -127,6 +149,87 @@ def test_wrong_use_is_exit_code_2(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "0/0"])
+def test_an_element_is_k_of_n_from_zero(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["build", ".", "out", "--stage", "check", f"--element={text}"])
+    assert stopped.value.code == 2
+    assert "is not K/N with K from 0 to N - 1" in capsys.readouterr().err
+
+
+def test_options_say_the_whole_spec(tmp_path: Path, make_tree: MakeTree) -> None:
+    """Every choice of a build is an option, and arrives."""
+    tree = make_tree({"cat": 30, "dog": 30})
+    assert _run("build", tree, tmp_path / "other", "--classes", "dog", "--workers", "1") == 0
+    words = ["--holdout", "0.1", "--holdout", "minival=2", "--holdout", "late=first:3"]
+    words += ["--duplicates", "drop", "--against", tmp_path / "other", "--allow-empty"]
+    words += ["--min-side", "8", "--orientation", "apply", "--check", "full", "--seed", "9"]
+    words += ["--per-class", "4", "--shard-samples", "3", "--name", "odd", "--workers", "1"]
+    words += ["--transcode", "resize:10:q80", "--scratch", tmp_path / "scratch"]
+    args = _parser().parse_args(["build", str(tree), str(tmp_path / "out"), *map(str, words)])
+    job = build_command.read_job(args)
+    assert job.spec.model_dump(mode="json", exclude={"against"}) == {
+        "name": "odd",
+        "layout": "folders",
+        "splits": None,
+        "eval_labels": None,
+        "classes": [],
+        "label_space": "",
+        "names": None,
+        "per_class": 4,
+        "shard_mb": 256.0,
+        "shard_samples": 3,
+        "seed": 9,
+        "allow_empty": True,
+        "duplicates": "drop",
+        "near_duplicates": 0,
+        "holdouts": {
+            "eval": {"fraction": 0.1, "count": None, "first": None},
+            "minival": {"fraction": None, "count": 2, "first": None},
+            "late": {"fraction": None, "count": None, "first": 3},
+        },
+        "clean": {**CleanRules(min_side=8, orientation="apply").model_dump(mode="json")},
+        "transcode": {
+            **TranscodeSpec(kind="resize", short_px=10, quality=80).model_dump(mode="json")
+        },
+    }
+    assert [Path(other.folder).name for other in job.spec.against] == ["other"]
+    assert job.work.parent == tmp_path / "scratch" and job.work.name.startswith("out-")
+
+
+def test_stages_from_the_command_line(
+    tmp_path: Path, make_tree: MakeTree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["build", make_tree({"cat": 70}), tmp_path / "out", "--workers", "1"]
+    assert _run(*command, "--dry-run") == 0
+    assert "out: would be built, layout folders" in capsys.readouterr().out
+    for stage, element in [
+        ("list", ""),
+        ("check", "1/2"),
+        ("check", "0/2"),
+        ("arrange", ""),
+        ("write", "0/1"),
+    ]:
+        words = ["--stage", stage, *(["--element", element] if element else [])]
+        assert _run(*command, *words) == 0
+        assert not (tmp_path / "out/manifest.json").exists()
+    assert "list: 70 images in train, 1 classes" in capsys.readouterr().out
+    assert _run(*command, "--stage", "finish") == 0
+    assert "classes    1: cat" in capsys.readouterr().out
+    assert _run(*command, "--dry-run") == 0
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    tmp_path: Path, make_tree: MakeTree, repo: Path
+) -> None:
+    tree, out = make_tree({"cat": 3}), tmp_path / "out"
+    assert _run("build", tree, out, "--workers", "1") == 0
+    command = f"{sys.executable} -m data_prep show {out} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=repo, capture_output=True, timeout=30)
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
 
 
 def test_digits_are_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,28 +262,3 @@ def test_help_is_quick(repo: Path) -> None:
 def test_no_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "synthetic" in capsys.readouterr().out
-
-
-def _die(task: int) -> int:
-    import os
-
-    if task == 2:
-        os._exit(9)
-    return task
-
-
-def test_a_worker_that_dies_is_a_message_not_a_hang() -> None:
-    with pytest.raises(Failed, match="a worker process died"):
-        list(pool.run(_die, range(6), workers=2))
-
-
-def test_progress_speaks_while_a_task_is_long(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(pool, "LINE_EVERY_S", 0.02)
-    with pool.Progress("write", "images", 10) as progress:
-        progress.add(4)
-        time.sleep(0.2)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) >= 3
-    assert lines[0].startswith("write: 4 of 10 images (40 %)")

@@ -1,54 +1,74 @@
-"""Real images: ImageNet and CIFAR-10 as tars, read back by webdataset and by timm."""
+"""Real images: ImageNet and CIFAR-10 in archives, built, verified, killed, read back by timm."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data_prep.build import Job, build
+from data_prep.build import build
 from data_prep.options import BuildSpec
+from data_prep.sources import Source
+from data_prep.stages import Job
 from data_prep.verify import verify
 from pipeline.data.index import SplitIndex
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import Manifest, load_manifest
+from tests.unit.data_prep.killing import build_undisturbed, build_with_kills
+
+Digests = Callable[[Path], dict[str, str]]
 
 
 def _build(source: Path, out: Path, workers: int, **options: object) -> Manifest:
     spec = BuildSpec.parse({"name": "real", **options}, "test")
-    return build(Job(source, None, out, spec, workers))
+    return build(Job((Source(source),), out, spec, workers))
+
+
+def _real_images(real_data: Path, count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of real ImageNet files."""
+    with tarfile.open(real_data / "imagenet-sample.tar") as tar:
+        for info in tar:
+            stream = tar.extractfile(info)
+            assert stream is not None
+            yield info.name, stream.read()
+            if not (count := count - 1):
+                return
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _class_tar(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        _add(tar, name, data)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
 def some_imagenet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty real images of 110 KB, as 4 shards."""
     folder = tmp_path_factory.mktemp("imagenet")
-    with (
-        tarfile.open(real_data / "imagenet-sample.tar") as tar,
-        tarfile.open(folder / "some.tar", "w") as some,
-    ):
-        for _ in range(40):
-            info = tar.next()
-            assert info is not None
-            some.addfile(info, tar.extractfile(info))
+    with tarfile.open(folder / "some.tar", "w") as some:
+        for name, data in _real_images(real_data, 40):
+            _add(some, name, data)
     _build(folder / "some.tar", folder / "shards", 1, shard_samples=10)
     return folder / "shards"
 
 
 def test_imagenet_files_are_whole_in_the_shards(some_imagenet: Path, real_data: Path) -> None:
-    from pipeline.data.manifest import load_manifest
-
     manifest = load_manifest(some_imagenet)
     assert manifest.num_classes == 40 and manifest.rejected.count == 0
     assert manifest.labels.classes[0] == "n01440764"
     assert verify(some_imagenet, 1, decode=True) == (40, [])
-    with tarfile.open(real_data / "imagenet-sample.tar") as tar:
-        first = tar.next()
-        assert first is not None
-        stream = tar.extractfile(first)
-        assert stream is not None
-        tench = stream.read()
+    _, tench = next(_real_images(real_data, 1))
     index = SplitIndex(some_imagenet, manifest, "train")
     (sample_id,) = [i for i in range(40) if index.labels(i) == (0,)]
     assert index.key(sample_id).endswith("n01440764_tench")
@@ -64,11 +84,71 @@ def test_timm_reads_the_shards(some_imagenet: Path, monkeypatch: pytest.MonkeyPa
 
     # In its secure mode webdataset opens no local file by name; timm does not use that mode.
     monkeypatch.setattr(webdataset.utils, "enforce_security", False)
-    reader = readers.ReaderWds(
+    by_name = readers.ReaderWds(root=str(some_imagenet), name="", split="train")
+    by_files = readers.ReaderWds(
         root=str(some_imagenet / "train"), name="", split="shard-{000000..000003}.tar|40"
     )
-    found = Counter(int(target) for _, target in reader)
-    assert found == Counter(range(40))
+    for reader in (by_name, by_files):
+        assert Counter(int(target) for _, target in reader) == Counter(range(40))
+
+
+def _pack_train(real_data: Path, path: Path) -> None:
+    """Pack all 800 as ImageNet-1k's train tar: a tar of class tars."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in _real_images(real_data, 800):
+            _add(tar, f"{name.partition('_')[0]}.tar", _class_tar(name, data))
+
+
+def _pack_winter21(real_data: Path, path: Path) -> None:
+    """Pack all 800 as ImageNet-21k's release of 2021: class tars in a folder in a gzip."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, data in _real_images(real_data, 800):
+            wnid = name.partition("_")[0]
+            _add(tar, f"winter21_whole/{wnid}.tar", _class_tar(name, data))
+
+
+ARCHIVES = {
+    "imagenet1k": ("ILSVRC2012_img_train.tar", _pack_train),
+    "imagenet21k": ("winter21_whole.tar.gz", _pack_winter21),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ARCHIVES)
+def test_all_800_from_any_workers_and_after_ten_kills(
+    layout: str, real_data: Path, tmp_path: Path, digests: Digests, repo: Path
+) -> None:
+    name, pack = ARCHIVES[layout]
+    pack(real_data, tmp_path / name)
+    words = [tmp_path / name, "--layout", layout, "--shard-mb", 4]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    took_s = build_undisturbed([*words, "--workers", 2], whole, repo)
+    for workers in (1, 5):
+        build_undisturbed([*words, "--workers", workers], out, repo)
+        assert digests(out) == digests(whole), f"{workers} workers give other bytes than 2"
+        shutil.rmtree(out)
+    build_with_kills([*words, "--workers", 2], out, repo, took_s, kills=10)
+    assert digests(out) == digests(whole)
+    assert verify(out, 2, decode=True) == (800, [])
+    manifest = load_manifest(out)
+    assert manifest.num_classes == 800 and len(manifest.split("train").shards) > 10
+    assert manifest.split("train").class_counts == (1,) * 800
+    assert not manifest.rejected.count and manifest.bytes_before == manifest.bytes_after
+    assert _images_of(out, manifest) == {
+        sha256(data).hexdigest() for _, data in _real_images(real_data, 800)
+    }
+
+
+def _images_of(folder: Path, manifest: Manifest) -> set[str]:
+    found = set()
+    for shard in manifest.split("train").shards:
+        with tarfile.open(folder / shard.file) as tar:
+            for info in tar:
+                stream = tar.extractfile(info)
+                assert stream is not None
+                if info.name.endswith(".jpg"):
+                    found.add(sha256(stream.read()).hexdigest())
+    return found
 
 
 @pytest.mark.slow

@@ -1,185 +1,278 @@
-"""Sources: trees, tars, tars in tars; hostile members never leave the tar they came in."""
+"""Sources: folders, tars and gzips in one another become one catalogue, whoever walks them."""
 
 import gzip
 import io
 import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import data_prep.archive as archive
-from data_prep.archive import Damaged, walk
-from data_prep.sources import Listing, Reader, list_source
+import data_prep.gather as gather
+import data_prep.listing as listing
+import data_prep.sources as sources_module
+from data_prep.catalogue import Catalogue, Reader
+from data_prep.sources import Source, write_catalogue
+from data_prep.tar import Damaged
 from pipeline.spec import Misuse
 
-Encode = Callable[..., bytes]
-MakeTar = Callable[[Path, Mapping[str, bytes]], Path]
+Files = Mapping[str, bytes]
+TREE = {"cat/1.jpg": b"one", "cat/2.jpg": b"", "dog/1.jpg": b"three" * 300}
 
 
-def _contents(listing: Listing) -> dict[str, bytes]:
-    reader = Reader(listing.root)
-    found = {place.name: reader.read(place) for place in listing.places}
+def _tar(files: Files, gzipped: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return gzip.compress(buffer.getvalue(), 1) if gzipped else buffer.getvalue()
+
+
+def _spread(folder: Path, files: Files) -> Path:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def _contents(catalogue: Catalogue) -> dict[str, bytes]:
+    reader = Reader(catalogue.containers)
+    found = {place.name: reader.read(place) for place in catalogue.places()}
     reader.close()
+    assert len(found) == len(catalogue)
     return found
 
 
-def test_a_tree_a_tar_and_a_zipped_tar_give_the_same(
-    tmp_path: Path, make_tree: Callable[..., Path], make_tar: MakeTar
-) -> None:
-    tree = make_tree({"cat": 2, "dog": 3})
-    files = {p.relative_to(tree).as_posix(): p.read_bytes() for p in sorted(tree.rglob("*.jpg"))}
-    assert _contents(list_source(tree, tmp_path)) == files
-    for name in ("x.tar", "x.tar.gz"):
-        tar = make_tar(tmp_path / name, files)
-        assert _contents(list_source(tar, tmp_path)) == files
+def _list(*sources: Source, work: Path, workers: int = 1) -> Catalogue:
+    return write_catalogue(sources, work, workers=workers)
 
 
-def test_tars_inside_a_tar_and_inside_a_tree_are_folders(tmp_path: Path, make_tar: MakeTar) -> None:
-    inner = make_tar(tmp_path / "n00000001.tar", {"n00000001_1.JPEG": b"one", "b": b"two"})
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    inner.rename(raw / inner.name)
-    wanted = {"n00000001.tar/n00000001_1.JPEG": b"one", "n00000001.tar/b": b"two"}
-    assert _contents(list_source(raw, tmp_path)) == wanted
-    outer = make_tar(
-        tmp_path / "all.tar", {inner.name: (raw / inner.name).read_bytes(), "z.jpg": b"3"}
-    )
-    assert _contents(list_source(outer, tmp_path)) == {**wanted, "z.jpg": b"3"}
+def test_a_tree_a_tar_and_a_gzip_under_any_name_give_the_same(tmp_path: Path) -> None:
+    tree = _spread(tmp_path / "raw", TREE)
+    assert _contents(_list(Source(tree), work=tmp_path / "w")) == TREE
+    for name in ("x.tar", "x.tar.gz", "x.tgz", "download", "x.gz"):
+        path = tmp_path / name
+        path.write_bytes(_tar(TREE, gzipped=name != "x.tar"))
+        catalogue = _list(Source(path), work=tmp_path / f"w-{name}")
+        assert _contents(catalogue) == TREE and catalogue.refused == []
 
 
-def _evil(path: Path) -> Path:
-    """A tar of one good member among those that unpackers fall for."""
-    with tarfile.open(path, "w") as tar:
-
-        def add(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, link
-            info.size = 4 if kind == tarfile.REGTYPE else 0
-            tar.addfile(info, io.BytesIO(b"evil"))
-
-        add("../../outside.jpg")
-        add("/etc/outside.jpg")
-        add("cat/..\\x.jpg")
-        add("cat/\x07bell.jpg")
-        add("cat/link.jpg", tarfile.SYMTYPE, "/etc/passwd")
-        add("cat/hard.jpg", tarfile.LNKTYPE, "cat/good.jpg")
-        add("cat/device.jpg", tarfile.CHRTYPE)
-        add("cat/fifo.jpg", tarfile.FIFOTYPE)
-        add("cat/good.jpg")
-        add("cat/code.pyd")
-    return path
+NESTED: dict[str, Files] = {
+    "n1.tar": {"n1_1.JPEG": b"one", "deep/n1_2.JPEG": b"two"},
+    "n2.tgz": {"n2_1.JPEG": b"three" * 1000},
+    "n3.tar": {},
+}
+FLAT = {
+    f"{archive}/{name}": data for archive, files in NESTED.items() for name, data in files.items()
+}
 
 
-def test_hostile_members_are_refused_by_name_and_nothing_is_written(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    folder.mkdir(parents=True)
-    listing = list_source(_evil(folder / "evil.tar"), folder)
-    assert [place.name for place in listing.places] == ["cat/good.jpg", "cat/code.pyd"]
-    kinds = [kind for _, kind, _ in listing.refused]
-    assert kinds == ["unsafe name"] * 4 + ["link"] * 2 + ["device"] * 2
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", "evil.tar"]
+def _nested() -> dict[str, bytes]:
+    return {
+        **{name: _tar(files, name.endswith("gz")) for name, files in NESTED.items()},
+        "loose.jpg": b"loose",
+    }
 
 
-def _claim(size: int) -> bytes:
-    """A tar with one member whose header claims `size` bytes."""
-    info = tarfile.TarInfo("huge.jpg")
-    info.size = size
-    return info.tobuf(tarfile.GNU_FORMAT) + b"x" * 512 + b"\0" * 1024
+@pytest.mark.parametrize("outer", ["folder", "x.tar", "x.tar.gz"])
+def test_archives_inside_are_folders_of_their_names(tmp_path: Path, outer: str) -> None:
+    if outer == "folder":
+        _spread(tmp_path / outer, _nested())
+    else:
+        (tmp_path / outer).write_bytes(_tar(_nested(), outer.endswith("gz")))
+    catalogue = _list(Source(tmp_path / outer), work=tmp_path / "w")
+    assert _contents(catalogue) == {**FLAT, "loose.jpg": b"loose"}
+    assert set(catalogue.folders) == set(NESTED)
 
 
-@pytest.mark.parametrize("size", [10 << 30, 1 << 62, -512, -(1 << 40), 4096])
-def test_a_member_that_claims_more_than_there_is_ends_with_its_name(
-    tmp_path: Path, size: int
-) -> None:
-    tar = tmp_path / "huge.tar"
-    tar.write_bytes(_claim(size))
-    with pytest.raises(Damaged, match=r"huge\.tar: truncated or damaged tar at byte 0.*get it ag"):
-        list(walk(tar))
+def test_archives_are_opened_three_deep(tmp_path: Path) -> None:
+    middle = _tar(_nested(), gzipped=True)
+    _spread(tmp_path / "raw", {"a/outer.tar": _tar({"m.tar.gz": middle, "z.jpg": b"z"})})
+    found = _contents(_list(Source(tmp_path / "raw", "eval/"), work=tmp_path / "w"))
+    inner = {f"eval/a/outer.tar/m.tar.gz/{name}": data for name, data in FLAT.items()}
+    last = {"eval/a/outer.tar/m.tar.gz/loose.jpg": b"loose", "eval/a/outer.tar/z.jpg": b"z"}
+    assert found == {**inner, **last}
 
 
-def test_a_member_over_the_cap_is_refused_without_reading_it(tmp_path: Path) -> None:
-    tar = tmp_path / "large.tar"
-    size = 200 << 20
-    with tar.open("wb") as file:
-        file.write(_claim(size)[:512])
-        file.truncate(512 + size + 1024)  # a sparse file
-    with pytest.raises(Misuse, match="no file found"):
-        list_source(tar, tmp_path)
-
-
-@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1500, 1536])
-def test_a_cut_tar_is_refused_wherever_it_is_cut(
-    tmp_path: Path, make_tar: MakeTar, cut: int
-) -> None:
-    tar = make_tar(tmp_path / "x.tar", {"a.jpg": b"1" * 600, "b.jpg": b"2"})
-    tar.write_bytes(tar.read_bytes()[:cut])
-    with pytest.raises(Damaged, match=r"x\.tar: truncated or damaged tar"):
-        list(walk(tar))
-
-
-def test_garbage_between_members_is_no_end(tmp_path: Path, make_tar: MakeTar) -> None:
-    tar = make_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
-    data = bytearray(tar.read_bytes())
-    data[1024 + 20] ^= 1  # in the header of b.jpg
-    tar.write_bytes(bytes(data))
-    with pytest.raises(Damaged, match=r"at byte 1024, after a\.jpg"):
-        list(walk(tar))
-
-
-def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "page.tar"
-    path.write_text("<html>not found</html>" * 100)
-    with pytest.raises(Misuse, match=r"page\.tar: truncated or damaged tar at byte 0"):
-        list_source(path, tmp_path)
-    with pytest.raises(Misuse, match=r"none: no such folder or tar"):
-        list_source(tmp_path / "none", tmp_path)
-
-
-def test_a_cut_gzip_leaves_nothing_behind(tmp_path: Path, make_tar: MakeTar) -> None:
-    tar = make_tar(tmp_path / "x.tar.gz", {"a.jpg": os.urandom(5000)})
-    tar.write_bytes(tar.read_bytes()[:2000])
-    work = tmp_path / "work"
-    work.mkdir()
-    with pytest.raises(Damaged, match=r"x\.tar\.gz: truncated or damaged"):
-        list_source(tar, work)
-    assert list(work.iterdir()) == []
-
-
-def test_a_gzip_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_BLOCK_BYTES", 1 << 16)
-    bomb = tmp_path / "bomb.tar.gz"
-    bomb.write_bytes(gzip.compress(bytes(20 << 20)))
-    work = tmp_path / "work"
-    work.mkdir()
-    with pytest.raises(Damaged, match="grows more than 100 times"):
-        list_source(bomb, work)
-    assert list(work.iterdir()) == []
-
-
-def test_special_and_hidden_files_of_a_tree(tmp_path: Path, encode: Encode) -> None:
-    cat = tmp_path / "raw" / "cat"
-    cat.mkdir(parents=True)
-    (cat / "a.jpg").write_bytes(encode())
-    (cat / ".DS_Store").write_bytes(b"x")
-    (cat / "gone.jpg").symlink_to("nowhere")
-    os.mkfifo(cat / "pipe.jpg")
-    (cat / "circle").symlink_to(tmp_path / "raw")
-    (tmp_path / "raw" / ".git").mkdir()
-    listing = list_source(tmp_path / "raw", tmp_path)
-    assert [place.name for place in listing.places] == ["cat/a.jpg"]
-    assert sorted(listing.refused) == [
-        ("cat/gone.jpg", "cannot be read", "cannot be read: No such file or directory"),
-        ("cat/pipe.jpg", "special file", "not a regular file"),
+def test_what_is_named_like_an_archive_is_judged_by_its_bytes(tmp_path: Path) -> None:
+    photo = gzip.compress(b"\xff\xd8\xff a photo" * 100)
+    files = {
+        "cat/1.JPEG": photo,
+        "cat/2.jpg.gz": photo,
+        "cat/broken.gz": b"\x1f\x8b neither",
+        "cat/readme.gz": b"not at all",
+        "dog.tar.gz": _tar({"1.jpg": b"unzipped by the browser"}),
+        "elk.tar": _tar({"1.jpg": b"still zipped"}, gzipped=True),
+        "fox.gz": _tar({"1.jpg": b"hidden well"}, gzipped=True),
+    }
+    found = _contents(_list(Source(_spread(tmp_path / "raw", files)), work=tmp_path / "w"))
+    assert sorted(found) == [
+        *("cat/1.JPEG", "cat/2.jpg.gz", "cat/broken.gz", "cat/readme.gz"),
+        *("dog.tar.gz/1.jpg", "elk.tar/1.jpg", "fox.gz/1.jpg"),
     ]
-    assert "cat" in listing.folders and ".git" not in listing.folders
+    assert found["cat/1.JPEG"] == photo
 
 
-def test_names_that_are_no_text_are_read_and_shown(tmp_path: Path) -> None:
-    cat = tmp_path / "raw" / "cat"
-    cat.mkdir(parents=True)
-    (Path(os.fsdecode(os.fsencode(cat) + b"/caf\xe9.jpg"))).write_bytes(b"x")
-    listing = list_source(tmp_path / "raw", tmp_path)
-    assert list(_contents(listing).values()) == [b"x"]
-    assert archive.printable(listing.places[0].name).startswith("cat/caf\\")
+@pytest.mark.parametrize("name", ["page.tar", "page.tar.gz", "page.tgz"])
+def test_a_web_page_named_like_an_archive_is_no_archive(tmp_path: Path, name: str) -> None:
+    _spread(tmp_path / "raw", {name: b"<html>not found</html>" * 100, "cat/1.jpg": b"x"})
+    with pytest.raises(Damaged, match=rf"{name}: truncated or damaged tar at byte 0"):
+        _list(Source(tmp_path / "raw"), work=tmp_path / "w")
+
+
+def _train_and_val(tmp_path: Path) -> list[Source]:
+    classes = {
+        f"n{c:08d}.tar": _tar({f"n{c:08d}_{i}.JPEG": bytes([c, i]) * 9 for i in range(c % 7)})
+        for c in range(40)
+    }
+    (tmp_path / "train.tar").write_bytes(_tar({**classes, "between.jpg": b"x"}))
+    val = _spread(tmp_path / "val", {**TREE, "more.tgz": _tar(TREE, gzipped=True), **classes})
+    return [Source(tmp_path / "train.tar"), Source(val, "eval/")]
+
+
+def _count_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that will hold how many tars were left to workers, for each source."""
+    counts: list[int] = []
+    real = gather.run
+
+    def counting(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int) -> Any:
+        results = list(real(function, tasks, workers))
+        counts.append(len(results))
+        return results
+
+    monkeypatch.setattr(gather, "run", counting)
+    return counts
+
+
+def test_the_catalogue_is_the_same_from_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources_module, "MAX_TASK_BYTES", 64 << 10)
+    num_tasks = _count_tasks(monkeypatch)
+    sources = _train_and_val(tmp_path)
+    listed = []
+    for workers in (1, 2):
+        catalogue = _list(*sources, work=tmp_path / f"w{workers}", workers=workers)
+        names = [catalogue.name(row) for row in range(len(catalogue))]
+        paths = [each["path"].replace(f"/w{workers}/", "/w/") for each in catalogue.containers]
+        listed.append((names, catalogue.rows.tobytes(), paths, catalogue.fingerprint))
+        assert _contents(catalogue)["between.jpg"] == b"x"
+    assert listed[0] == listed[1] and num_tasks == [32, 40] * 2
+    assert len(listed[0][0]) == 1 + 2 * sum(c % 7 for c in range(40)) + 2 * len(TREE)
+
+
+def test_waiting_files_stay_few_where_one_tar_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_MAX_WAITING", 3)
+    monkeypatch.setattr(gather, "_WORTH_WORKERS", 0)
+    monkeypatch.setattr(listing, "_BATCH_ROWS", 2)
+    files = {f"{i:03d}.jpg": b"%d" % i for i in range(40)}
+    raw = _spread(tmp_path / "raw", {**files, "000.tar": _tar(files), "001.tar": _tar(files)})
+    assert len(_list(Source(raw), work=tmp_path / "w", workers=2)) == 120
+
+
+def test_two_files_of_one_name_become_one(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in [("a/1", b"first"), ("a/2", b"x"), ("./a//1", b"second"), ("a/1", b"3")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "x.tar").write_bytes(buffer.getvalue())
+    source = Source(tmp_path / "x.tar")
+    catalogue = _list(source, source, work=tmp_path / "w")
+    assert _contents(catalogue) == {"a/1": b"first", "a/2": b"x"}
+    reason = "another file of this name comes before it"
+    names = ["a/1", "a/1", *("a/1", "a/2", "a/1", "a/1")]  # of the first and of the second tar
+    assert catalogue.refused == [(name, "doubled name", reason) for name in names]
+    assert [path.name for path in (tmp_path / "w").glob("listed*")] == []
+
+
+def test_the_fingerprint_changes_with_a_file_and_not_with_the_place(tmp_path: Path) -> None:
+    raw = _spread(tmp_path / "raw", {**TREE, "x.tar": _tar(TREE)})
+    first = _list(Source(raw), work=tmp_path / "w1").fingerprint
+    raw.rename(tmp_path / "moved")
+    assert _list(Source(tmp_path / "moved"), work=tmp_path / "w2").fingerprint == first
+    os.utime(tmp_path / "moved" / "x.tar", ns=(1, 1))
+    assert _list(Source(tmp_path / "moved"), work=tmp_path / "w3").fingerprint != first
+
+
+def test_special_and_hidden_files_of_a_tree(tmp_path: Path) -> None:
+    raw = _spread(tmp_path / "raw", {"cat/a.jpg": b"x", "cat/.DS_Store": b"x", ".git/x": b"x"})
+    (raw / "cat" / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(raw / "cat" / "pipe.tar")
+    (raw / "cat" / "circle").symlink_to(raw)
+    (raw / "dog").symlink_to(raw / "cat")
+    (raw / "elk").mkdir()
+    catalogue = _list(Source(raw, "p/"), work=tmp_path / "w")
+    assert list(_contents(catalogue)) == ["p/cat/a.jpg", "p/dog/a.jpg"]
+    assert catalogue.folders == ["p/cat", "p/dog", "p/elk"]
+    assert [note for note in catalogue.refused if note.file.startswith("p/cat")] == [
+        ("p/cat/gone.jpg", "cannot be read", "cannot be read: No such file or directory"),
+        ("p/cat/pipe.tar", "special file", "not a regular file"),
+    ]
+
+
+def test_folders_are_followed_only_so_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "MAX_FOLDERS_DEEP", 3)
+    raw = _spread(tmp_path / "raw", {"a/b/c/1.jpg": b"x", "a/b/c/d/2.jpg": b"x"})
+    catalogue = _list(Source(raw), work=tmp_path / "w")
+    assert list(_contents(catalogue)) == ["a/b/c/1.jpg"]
+    assert [note[:2] for note in catalogue.refused] == [("a/b/c/d", "too deep")]
+
+
+def test_names_that_are_no_text_are_read(tmp_path: Path) -> None:
+    raw = _spread(tmp_path / "raw", {os.fsdecode(b"cat/caf\xe9.jpg"): b"x"})
+    assert list(_contents(_list(Source(raw), work=tmp_path / "w")).values()) == [b"x"]
+
+
+def test_hidden_members_are_left_out_without_a_note(tmp_path: Path) -> None:
+    files = {"./cat/1.jpg": b"1", "cat/._1.jpg": b"2", ".git/x": b"3", "a/.b/c": b"4", "b..c": b"5"}
+    (tmp_path / "x.tar").write_bytes(_tar(files))
+    catalogue = _list(Source(tmp_path / "x.tar"), work=tmp_path / "w")
+    assert _contents(catalogue) == {"cat/1.jpg": b"1", "b..c": b"5"} and not catalogue.refused
+
+
+def test_a_file_over_the_cap_is_refused_without_reading_it(tmp_path: Path) -> None:
+    raw = _spread(tmp_path / "raw", {"a.jpg": b"x"})
+    with (raw / "huge.jpg").open("wb") as file:
+        file.truncate(listing.MAX_FILE_BYTES + 1)
+    [note] = _list(Source(raw), work=tmp_path / "w").refused
+    assert note[:2] == ("huge.jpg", "too large a file") and "268435457 bytes" in note.reason
+
+
+def test_a_source_that_is_missing_empty_or_special_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="none: no such folder or archive"):
+        _list(Source(tmp_path / "none"), work=tmp_path / "w")
+    (tmp_path / "raw").mkdir()
+    good = Source(_spread(tmp_path / "good", TREE))
+    with pytest.raises(Misuse, match="raw: no file found in it"):
+        _list(good, Source(tmp_path / "raw"), work=tmp_path / "w")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Misuse, match="pipe: no such folder or archive"):
+        _list(Source(tmp_path / "pipe"), work=tmp_path / "w")
+    assert not (tmp_path / "w" / "catalogue.json").exists()
+    assert len(_list(good, work=tmp_path / "w")) == len(TREE)
+
+
+def test_a_damaged_class_tar_is_named_with_the_tar_it_lies_in(tmp_path: Path) -> None:
+    broken = _tar(TREE)[: 512 + 512 + 100]
+    (tmp_path / "train.tar").write_bytes(_tar({"n1.tar": _tar(TREE), "n2.tar": broken}))
+    with pytest.raises(Damaged, match=r"train\.tar: .* after cat/1\.jpg"):
+        _list(Source(tmp_path / "train.tar"), work=tmp_path / "w")
+
+
+def test_real_images_in_class_tars(real_data: Path, tmp_path: Path) -> None:
+    with tarfile.open(real_data / "imagenet-sample.tar") as tar:
+        members = [member for member in tar if member.isreg()][:120]
+        found = {Path(member.name).name: tar.extractfile(member) for member in members}
+        files = {name: file.read() for name, file in found.items() if file is not None}
+    (tmp_path / "train.tar").write_bytes(_tar({"n1.tar": _tar(files)}))
+    wanted = {f"n1.tar/{name}": data for name, data in files.items()}
+    assert _contents(_list(Source(tmp_path / "train.tar"), work=tmp_path / "w")) == wanted
