@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MISUSE = 2
+_PREP = "submit prep"
+"""A command of two words; a config of that name is `submit ./prep`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 done, 1 failed, 2 wrong use, 75 saved and to be continued."""
-    options = _parser().parse_args(arguments)
+    words, build = _split(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_args(words)
+    options.build = build
     from launch.cluster import NoAnswer
     from launch.rollcall import Absent
     from pipeline.spec import Misuse
@@ -23,6 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NoAnswer, Absent) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words for the parser and, of `submit prep ... -- BUILD`, those of the build."""
+    if words[:2] != _PREP.split():
+        return words, []
+    end = words.index("--") if "--" in words else len(words)
+    return [_PREP, *words[2:end]], words[end + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +54,22 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--dry-run", action="store_true", help="show the jobs, submit nothing")
     submit.add_argument("--wait", action="store_true", help="follow the jobs until all have ended")
     submit.set_defaults(run=_submit)
+
+    prep = commands.add_parser(
+        _PREP,
+        help="submit a build of shards as arrays of jobs",
+        usage="python -m launch submit prep [options] -- SOURCE OUT [options of data_prep build]",
+    )
+    add = prep.add_argument
+    add("--elements", type=_count, default=8, metavar="K", help="jobs that share the work (8)")
+    add("--array-limit", type=_count, default=0, metavar="L", help="at most L of them at once")
+    add("--cpus", type=_count, default=8, metavar="C", help="processes and cores of each (8)")
+    add("--time", metavar="T", help="limit of each, as sbatch reads it (24 hours)")
+    add("--mem", metavar="M", help="memory of each, as sbatch reads it")
+    add("--partition", metavar="P", help="default: slurm/site.env's, or the cluster's")
+    add("--dry-run", action="store_true", help="check and show the jobs, submit nothing")
+    add("--wait", action="store_true", help="follow the jobs until all have ended")
+    prep.set_defaults(run=_prep)
 
     preflight = commands.add_parser("preflight", help="check a config before it is queued")
     preflight.add_argument("--ranks", type=_count, help="default: what launch/NAME.sh asks for")
@@ -77,6 +105,15 @@ def _submit(options: argparse.Namespace) -> int:
     from launch.submit import submit
 
     return submit(options.files, options.dry_run, options.wait)
+
+
+def _prep(options: argparse.Namespace) -> int:
+    from launch.prep import prep_of, submit_prep
+
+    asked = {"cpus_per_task": options.cpus, "time": options.time, "mem": options.mem,
+             "partition": options.partition}  # fmt: skip
+    prep = prep_of(options.build, options.elements, options.array_limit, asked)
+    return submit_prep(prep, options.dry_run, options.wait)
 
 
 def _preflight(options: argparse.Namespace) -> int:

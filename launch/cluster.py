@@ -47,7 +47,20 @@ def tells_of_lost_node(text: str) -> bool:
 
 def job_facts(job_id: str) -> dict[str, str]:
     """Return scontrol's `Key=value` facts of a job (values without spaces)."""
-    return dict(re.findall(r"(\S+?)=(\S*)", ask(["scontrol", "--oneliner", "show", "job", job_id])))
+    return job_records(job_id)[-1]
+
+
+def job_records(job_id: str) -> list[dict[str, str]]:
+    """Return the facts of a job, or of each element of an array; those that wait may share one.
+
+    Raises:
+        NoAnswer: there is no such job (any more), or SLURM does not answer.
+    """
+    lines = ask(["scontrol", "--oneliner", "show", "job", job_id]).splitlines()
+    records = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
+    if not any("JobState" in record for record in records):
+        raise NoAnswer(f"scontrol show job {job_id}: no job in its answer {lines}")
+    return [record for record in records if "JobState" in record]
 
 
 def requeue(job_id: str, tell: Callable[[str], None]) -> None:

@@ -108,10 +108,19 @@ def site_settings(env: Mapping[str, str]) -> dict[str, str]:
     Raises:
         Misuse: bash finds a mistake in the file.
     """
+    return {key: value for key, value in site_environment(env).items() if key.startswith("SBATCH_")}
+
+
+def site_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` with all settings of slurm/site.env; what `env` already has stays.
+
+    Raises:
+        Misuse: bash finds a mistake in the file.
+    """
     path = ROOT / "slurm" / "site.env"
     script = 'set -eu; set -a; . "$1"; env -0'
     done = subprocess.run(["bash", "-c", script, "bash", str(path)], capture_output=True, env=env)
     if done.returncode:
         raise Misuse(f"{path}: {done.stderr.decode(errors='replace').strip()}")
     pairs = (item.partition("=") for item in done.stdout.decode(errors="replace").split("\0"))
-    return {key: value for key, _, value in pairs if key.startswith("SBATCH_")}
+    return {key: value for key, _, value in pairs if key}

@@ -10,24 +10,20 @@ import os
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.chain import ChainSpec, read_chain
-from launch.cluster import NoAnswer, ask, job_facts
+from launch.cluster import NoAnswer, ask
+from launch.follow import follow
 from launch.requests import ROOT, Request, minutes, site_settings
-from pipeline.run.folder import DONE, FAILED, MISUSE
+from pipeline.run.folder import DONE
 from pipeline.spec import Misuse
 
-LOOK_S = 2.0
-SILENT_S = 600.0
-"""A controller may be restarted while jobs run; longer than this it is gone."""
-
 DEFAULT_MINUTES = 60
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE",
-         "BOOT_FAIL")  # fmt: skip
+SBATCH = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
+"""The variables of sbatch that are not called like the option."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,24 @@ class Supervised:
     def __call__(self) -> None:
         sys.stdout.flush()
         os.execv("/bin/bash", ["bash", str(ROOT / "slurm" / "job.sh"), *self.arguments])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A job, or where `runs` has several an array of them, as it is submitted."""
+
+    name: str
+    text: str
+    """What it runs, asks for and waits for, for people."""
+    runs: tuple[Callable[[], None], ...]
+    request: Request
+    after: tuple[str, ...]
+    """The names of the batches that must complete first, every element of them."""
+    signal: str = "B:USR2@180"
+    at_once: int = 0
+    """Elements that may run at the same time; 0: all."""
+    limit_min: int = DEFAULT_MINUTES
+    """Where neither the request nor the site says a time."""
 
 
 def submit(files: Sequence[Path], dry_run: bool, wait: bool) -> int:
@@ -55,10 +69,12 @@ def submit(files: Sequence[Path], dry_run: bool, wait: bool) -> int:
         for index in range(len(chain.jobs)):
             print(describe(chain, index))
         return DONE
-    check_slurm()
-    os.environ.update(site_settings(os.environ))
-    folder = private_folder(ROOT / "runs" / "submitted" / chain.name)
-    ids = submit_all(chain, folder)
+    batches = [
+        Batch(job.name, describe(chain, index), (Supervised(job.run),), chain.request(index),
+              chain.waits_for(index))
+        for index, job in enumerate(chain.jobs)
+    ]  # fmt: skip
+    ids = submit_all(chain.name, batches)
     return follow(ids) if wait else DONE
 
 
@@ -98,40 +114,61 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
-def submit_all(chain: ChainSpec, folder: Path) -> dict[str, str]:
-    """Submit the jobs in order and return {name: job id}.
+def submit_all(title: str, batches: Sequence[Batch]) -> dict[str, str]:
+    """Submit jobs and arrays in order and return {name: job id}; submitit's files go to
+    runs/submitted/TITLE.
 
     Raises:
+        Misuse: there is no SLURM here.
         NoAnswer: SLURM refused one; those submitted before are cancelled.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-    from submitit.slurm.slurm import SlurmExecutor
-
+    check_slurm()
+    site = site_settings(os.environ)
+    folder = private_folder(ROOT / "runs" / "submitted" / title)
     ids: dict[str, str] = {}
-    for index, job in enumerate(chain.jobs):
-        # exec: the batch process itself is what `--signal=B:` reaches, not a shell before it.
-        executor = SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)}")
-        after = [ids[name] for name in chain.waits_for(index)]
-        executor.update_parameters(
-            job_name=f"{chain.name}-{job.name}",
-            **parameters(chain.request(index), after),
-        )
+    for batch in batches:
+        os.environ.update(site)
+        for key in batch.request.values():  # sbatch would take it before what the script asks for
+            os.environ.pop(SBATCH.get(key, f"SBATCH_{key.upper()}"), None)
         try:
-            ids[job.name] = executor.submit(Supervised(job.run)).job_id
-        except (FailedJobError, FailedSubmissionError) as error:
+            ids[batch.name] = _submit(title, batch, [ids[name] for name in batch.after], folder)
+        except NoAnswer as error:
             for job_id in ids.values():
                 ask(["scancel", job_id])
-            said = str(error).strip().splitlines()[-1]
-            raise NoAnswer(f"job '{job.name}' was refused, nothing is queued: {said}") from None
-        print(f"{ids[job.name]}: {describe(chain, index)}")
-        print(f"  log {folder}/{ids[job.name]}_0_log.out", flush=True)
+            raise NoAnswer(f"job '{batch.name}' was refused, nothing is queued: {error}") from None
+        element = "_*" if len(batch.runs) > 1 else ""
+        print(f"{ids[batch.name]}: {batch.text}")
+        print(f"  log {folder}/{ids[batch.name]}{element}_0_log.out", flush=True)
     return ids
 
 
-def parameters(request: Request, after: Sequence[str]) -> dict[str, object]:
+def _submit(title: str, batch: Batch, after: Sequence[str], folder: Path) -> str:
+    """Submit one job or array; returns its id."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    # exec: the batch process itself is what `--signal=B:` reaches, not a shell before it.
+    executor = SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)}")
+    executor.update_parameters(
+        job_name=f"{title}-{batch.name}",
+        array_parallelism=batch.at_once or len(batch.runs),
+        **parameters(batch.request, after, batch.signal, batch.limit_min),
+    )
+    try:
+        return executor.submit_array(batch.runs)[0].job_id.partition("_")[0]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise NoAnswer(str(error).strip().splitlines()[-1]) from None
+
+
+def parameters(
+    request: Request,
+    after: Sequence[str],
+    signal: str = Batch.signal,
+    limit_min: int = DEFAULT_MINUTES,
+) -> dict[str, object]:
     """Return submitit's parameters for a job."""
     asked: dict[str, object] = dict(request.values())
-    time_min = minutes(request.time) if request.time else DEFAULT_MINUTES
+    time_min = minutes(request.time) if request.time else limit_min
     dependency = {"dependency": "afterok:" + ":".join(after)} if after else {}
     return {
         **asked,
@@ -142,51 +179,8 @@ def parameters(request: Request, after: Sequence[str]) -> dict[str, object]:
         "wckey": None,
         "setup": [f"cd {shlex.quote(str(ROOT))}"],
         "additional_parameters": {
-            "signal": "B:USR2@180",
+            "signal": signal,
             "requeue": True,
             "kill-on-invalid-dep": "yes",
         },
     }
-
-
-def follow(ids: Mapping[str, str], look_s: float = LOOK_S) -> int:
-    """Print each change of a job's state until all have ended; 0 where all completed.
-
-    Raises:
-        NoAnswer: SLURM is silent for long.
-    """
-    seen: dict[str, str] = {}
-    codes: dict[str, int] = {}
-    heard_s = time.monotonic()
-    while len(codes) < len(ids):
-        time.sleep(look_s if seen else 0)
-        for name, job_id in ids.items():
-            try:
-                facts = job_facts(job_id)
-            except NoAnswer:
-                if time.monotonic() - heard_s > SILENT_S:
-                    raise
-                continue
-            heard_s = time.monotonic()
-            line = _state(facts)
-            if seen.get(name) != line:
-                print(f"{time.strftime('%H:%M:%S')} {name} ({job_id}): {line}", flush=True)
-                seen[name] = line
-            elif facts["JobState"] in FINAL:  # seen twice: no requeue in between
-                codes[name] = _code(facts)
-    return max(codes.values(), default=DONE)
-
-
-def _state(facts: Mapping[str, str]) -> str:
-    state = facts["JobState"]
-    if state == "PENDING":
-        return f"{state} ({facts.get('Reason', '')})"
-    if state == "CANCELLED" and facts.get("Reason") == "DependencyNeverSatisfied":
-        return f"{state} (a job before it failed)"
-    return state if state in ("RUNNING", "COMPLETED") else f"{state} exit {facts['ExitCode']}"
-
-
-def _code(facts: Mapping[str, str]) -> int:
-    if facts["JobState"] == "COMPLETED":
-        return DONE
-    return MISUSE if facts.get("ExitCode") == "2:0" else FAILED

@@ -7,7 +7,8 @@ import pytest
 
 from launch import submit as module
 from launch.chain import read_chain
-from launch.submit import Supervised, follow, parameters, private_folder, submit
+from launch.follow import follow
+from launch.submit import Supervised, parameters, private_folder, submit
 from pipeline.spec import Misuse
 
 
