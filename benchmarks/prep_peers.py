@@ -10,6 +10,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -29,13 +30,18 @@ def main() -> None:
     options.out.mkdir()
     pattern = str(options.out / "shard-%06d.tar")
     classes: dict[str, int] = {}
-    with ShardWriter(pattern, maxcount=10**9, maxsize=SHARD_BYTES, verbose=0) as writer:
+    with ShardWriter(pattern, 10**9, SHARD_BYTES, verbose=0, opener=create) as writer:
         read = from_folder if options.source.is_dir() else from_tar
         for number, (name, data) in enumerate(read(options.source)):
             if options.decode:
                 Image.open(io.BytesIO(data)).convert("RGB")
             label = classes.setdefault(name.split("/")[0], len(classes))
             writer.write({"__key__": f"{number:08d}", "jpg": data, "cls": label})
+
+
+def create(path: str) -> IO[bytes]:
+    """Open a shard; under WDS_SECURE the writer opens none by itself."""
+    return open(path, "wb")
 
 
 def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
