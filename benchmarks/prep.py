@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from simplejpeg import decode_jpeg
 
 from data_prep.clean import CleanRules, check
 from data_prep.transcode import TranscodeSpec, transcode
@@ -132,6 +133,7 @@ def resize(options: argparse.Namespace, folder: Path) -> None:
         "Pillow BILINEAR": lambda data: pillow_resize(data, Image.Resampling.BILINEAR),
         "Pillow BICUBIC": lambda data: pillow_resize(data, Image.Resampling.BICUBIC),
         "Pillow LANCZOS": lambda data: pillow_resize(data, Image.Resampling.LANCZOS),
+        "libjpeg decodes": lambda data: decode_jpeg(data),
         "build's lossless": lambda data: transcode(check(data, headers), lossless),
     }
     images = [data for _, data in members(options.data / "imagenet-sample.tar")]
@@ -149,12 +151,10 @@ def resize(options: argparse.Namespace, folder: Path) -> None:
 
 
 def pillow_resize(data: bytes, how: Image.Resampling) -> bytes:
-    """Resize as most scripts do: decode, convert, resize, save; a small image stays as it is."""
+    """Resize as most scripts do: decode, convert, resize, save; nothing is enlarged."""
     image = Image.open(io.BytesIO(data))
-    scale = SHORT_PX / min(image.size)
-    if scale >= 1:
-        return data
-    width, height = (max(round(side * scale), SHORT_PX) for side in image.size)
+    scale = min(1.0, SHORT_PX / min(image.size))
+    width, height = (round(side * scale) for side in image.size)
     buffer = io.BytesIO()
     image.convert("RGB").resize((width, height), how).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -3,7 +3,8 @@
 none      byte for byte
 lossless  optimised Huffman tables, and restart markers that cut each row of blocks into segments,
           so that a decoder skips to a crop; the same pixels. Metadata but the colour profile goes
-resize    the short side becomes `short_px` (never enlarged), antialiased, 4:2:0
+resize    the short side becomes `short_px` (never enlarged), antialiased, 4:2:0; an image that is
+          small enough is encoded anew only where that saves a tenth of its bytes
 
 The extension data_prep._native does both with libjpeg-turbo; without it Pillow resizes, and
 lossless is refused. `ENCODER` says which it was, and stands in the manifest.
@@ -30,6 +31,8 @@ def _load_native() -> ModuleType | None:
 
 
 _NATIVE = _load_native()
+_WORTH_IT = 0.9
+"""A loss for fewer saved bytes than a tenth is a bad bargain."""
 ENCODER = f"Pillow {PIL.__version__}" if _NATIVE is None else str(_NATIVE.LIBRARY)
 
 
@@ -79,9 +82,11 @@ def transcode(verdict: Verdict, spec: TranscodeSpec) -> Verdict:
     if spec.kind == "lossless":
         return _lossless(verdict, spec.restarts)
     assert spec.short_px is not None
-    if min(verdict.width, verdict.height) <= spec.short_px:
-        return verdict
-    return _resize(verdict, spec.short_px, spec.quality)
+    smaller = _resize(verdict, spec.short_px, spec.quality)
+    is_resized = min(verdict.width, verdict.height) > spec.short_px
+    if is_resized or len(smaller.stored) < _WORTH_IT * len(verdict.stored):
+        return smaller
+    return verdict
 
 
 def _lossless(verdict: Verdict, restarts: bool) -> Verdict:
@@ -119,7 +124,7 @@ def _resize_with_pillow(data: bytes, size: tuple[int, int], quality: int) -> byt
     except OSError:  # coded as RGB, which libjpeg does not turn into YCbCr
         smaller = _decode_smaller(data, size, None)
     buffer = io.BytesIO()
-    smaller.save(buffer, "JPEG", quality=quality)
+    smaller.save(buffer, "JPEG", quality=quality, icc_profile=smaller.info.get("icc_profile"))
     return buffer.getvalue()
 
 
@@ -130,6 +135,7 @@ def _decode_smaller(data: bytes, size: tuple[int, int], mode: str | None) -> Ima
 
 
 def _target(width: int, height: int, short_px: int) -> tuple[int, int]:
-    """Return the size with a short side of `short_px`, rounded to the nearest."""
+    """Return the size with a short side of at most `short_px`, rounded to the nearest."""
     low = min(width, height)
+    short_px = min(short_px, low)
     return (2 * width * short_px + low) // (2 * low), (2 * height * short_px + low) // (2 * low)

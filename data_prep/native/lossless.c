@@ -126,10 +126,10 @@ static int write_lossless(Work *work, const Py_buffer *data, int restarts) {
     return work->errors.base.num_warnings ? -1 : 0;
 }
 
-/* The target: the short side becomes `px`, the long one follows, rounded to the nearest. */
+/* The target: the short side becomes at most `px`, the long one follows, rounded to the nearest. */
 static void choose_size(Work *work, unsigned int px) {
     uint64_t w = work->in.image_width, h = work->in.image_height, low = w < h ? w : h;
-    if (low <= px) fail(work, "not larger than the target");
+    if (px > low) px = low;
     work->width = (int)((2 * w * px + low) / (2 * low));
     work->height = (int)((2 * h * px + low) / (2 * low));
 }
