@@ -7,8 +7,9 @@ write     OUT/SPLIT/shard-000000.tar and its index           element k of K: sha
 finish    rejects.jsonl, _info.json, and manifest.json last; the work folder goes
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ WORK = ".build"
 EVAL_PREFIX = "eval/"
 """Goes before the names of what lies in a source of its own for eval."""
 
+_LISTED = "listed.json"
 _LIST_BYTES = 3 << 30
 """What the lists of 14 million images take; those of others much less."""
 _RECORD_BYTES = 16 << 20
@@ -78,7 +80,7 @@ def list_images(job: Job, plan: str) -> None:
     """
     for against in job.spec.against:
         open_other(against, job.spec)
-    listed = job.work / "listed.json"
+    listed = job.work / _LISTED
     if read_json(listed) == {"plan": plan} and _is_there(job.work):
         population = Population(job.work / "population")
     else:
@@ -86,7 +88,8 @@ def list_images(job: Job, plan: str) -> None:
         with naming_full_disk(job.work, _LIST_BYTES):
             population = _list(job)
         write_json(listed, {"plan": plan})
-    _check_choices(job.spec, population)
+    with _listing_again_if_refused(job):
+        _check_choices(job, population)
     num_bytes = int(population.rows["size"].sum(dtype=np.int64))
     check_room(job.out, job.work, job.spec, num_bytes, len(population))
     print(
@@ -113,7 +116,7 @@ def arrange_images(job: Job) -> None:
         Misuse: not all images are checked, or a choice leaves a class or a split empty.
     """
     population = Population(job.work / "population")
-    with naming_full_disk(job.work, 8 * len(population)):
+    with _listing_again_if_refused(job), naming_full_disk(job.work, 8 * len(population)):
         arrange(population, load_checked(population, job.work), job.spec, job.work)
 
 
@@ -171,18 +174,32 @@ def _list(job: Job) -> Population:
         reader.close()
 
 
-def _check_choices(spec: BuildSpec, population: Population) -> None:
+@contextlib.contextmanager
+def _listing_again_if_refused(job: Job) -> Iterator[None]:
+    """Forget the list of a folder that was refused: the remedy may be another file in it."""
+    try:
+        yield
+    except Misuse:
+        if any(source.path.is_dir() for source in job.sources):
+            (job.work / _LISTED).unlink(missing_ok=True)
+        raise
+
+
+def _check_choices(job: Job, population: Population) -> None:
     """Refuse now what would be refused when all images are checked, hours later.
 
     Raises:
         Misuse: a split is asked for twice, a class has no file, or a holdout would take nothing.
     """
+    spec = job.spec
     check_holdouts(spec.holdouts, population.splits)
     counts = _num_train(population)
     if not counts.all() and not (spec.allow_empty or spec.label_space):
         empty = population.classes[int(np.argmin(counts))]
+        source = job.sources[0].path
+        where = source / empty if (source / empty).is_dir() else source
         raise Misuse(
-            f"class '{empty}' has no usable image to train on "
+            f"{where}: class '{empty}' has no usable image to train on "
             f"({np.count_nonzero(counts == 0)} such classes); add images or remove its folder, or "
             "keep the class in the label space with --allow-empty"
         )

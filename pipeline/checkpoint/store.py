@@ -2,6 +2,7 @@
 
     checkpoints/step-000012000/weights.safetensors buffers... ema... slots...   the tensors
                                state.json       step, loss scale, best metric: for people too
+                               labels.json ...  what a run gives along (`Store.papers`)
                                manifest.json    size and sha256 of each file, written last
                 LATEST                          the newest committed one
 
@@ -14,8 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ _NAME = re.compile(r"step-(\d{9})")
 
 @dataclass(frozen=True)
 class Store:
-    """The checkpoints of one run; `fence` raises where this process may not write any more."""
+    """The checkpoints of one run; `fence` raises where this process may not write any more.
+
+    `papers` go into every checkpoint: JSON by file name, as the label space that its head means.
+    """
 
     folder: Path
     keep: int
     fence: Callable[[], None]
+    papers: Mapping[str, Any] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Make the folder and clear what a killed writer left behind."""
@@ -88,6 +93,8 @@ class Store:
             except SafetensorError as error:  # it wraps the system's error in its own
                 raise OSError(f"{folder / part}.safetensors: {error}") from error
         write_json(folder / STATE, {**state.scalars(), "facts": facts})
+        for name, paper in self.papers.items():
+            write_json(folder / name, paper)
         files = {}
         for path in sorted(folder.iterdir()):
             with open(path, "rb") as file:
@@ -138,7 +145,7 @@ def _damage(path: Path) -> str | None:
     if not isinstance(manifest, dict):
         return "manifest.json is missing or not JSON"
     expected = {f"{part}.safetensors" for part in PARTS} | {STATE}
-    if set(manifest.get("files", {})) != expected:
+    if not expected <= set(manifest.get("files", {})):
         return "manifest.json does not list the files of a checkpoint"
     for name, facts in manifest["files"].items():
         file = path / name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.labels import LabelSpace
+from pipeline.data.labels import LabelSpace, convert
 from pipeline.data.manifest import Manifest
 from pipeline.export.package import Package, load_package
 from pipeline.models.efficientnet import EfficientNet, build
@@ -17,6 +17,8 @@ from pipeline.tracking.registry import fetch
 from pipeline.tracking.settings import TrackingSpec
 
 HEAD = "classifier."
+NAMED = 10
+"""So many classes that a head lacks are named."""
 
 
 def first_weights(recipe: Recipe, manifest: Manifest, world: World) -> EfficientNet:
@@ -48,7 +50,7 @@ def open_package(origin: str, tracking: TrackingSpec) -> Package:
 
 @torch.no_grad()
 def adopt(model: EfficientNet, recipe: Recipe, package: Package, labels: LabelSpace) -> str:
-    """Copy a finished model's weights into `model`; returns one line on what became of the head."""
+    """Copy a finished model's weights into `model`; returns what became of the head, in words."""
     theirs = package.model.state_dict()
     ours = model.state_dict()
     head = {name for name in ours if name.startswith(HEAD)}
@@ -65,15 +67,21 @@ def adopt(model: EfficientNet, recipe: Recipe, package: Package, labels: LabelSp
         )
     _check_built_alike(recipe, package)
     model.load_state_dict({n: t for n, t in theirs.items() if n not in head}, strict=False)
-    positions = labels.positions_in(package.labels)
-    rows = [row for row, position in enumerate(positions) if position >= 0]
+    converted = convert(labels, package.labels)
+    rows = [row for row, position in enumerate(converted.positions) if position >= 0]
     for name in head:
         for row in rows:
-            ours[name][row] = theirs[name][positions[row]]
-    return (
+            ours[name][row] = theirs[name][converted.positions[row]]
+    note = (
         f"starting from {recipe.init and recipe.init.origin}: head rows of {len(rows)} of "
-        f"{len(labels)} classes taken over, the others are new"
+        f"{len(labels)} classes taken over"
     )
+    return note + (f", new are {_list(converted.missing)}" if converted.missing else "")
+
+
+def _list(classes: tuple[str, ...]) -> str:
+    more = len(classes) - NAMED
+    return ", ".join(classes[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _check_built_alike(recipe: Recipe, package: Package) -> None:

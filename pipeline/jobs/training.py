@@ -47,7 +47,7 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)
         stepper = _stepper(prepared, world, model)
-        store = Store(recipe.folder.checkpoints, recipe.checkpoint.keep, _fence(lease, progress))
+        store = _store(prepared, _fence(lease, progress))
         state = _first_state(store, stepper, world, progress)
         scoring = Scoring(prepared, world, stepper, progress)
         if state.step < prepared.plan.total_steps:
@@ -86,6 +86,12 @@ def _loop(
         save_every=recipe.checkpoint.interval(total),
         evaluate_every=recipe.evaluate.interval(total),
     )
+
+
+def _store(prepared: Prepared, fence: Callable[[], None]) -> Store:
+    recipe = prepared.recipe
+    papers = {"labels.json": prepared.manifest.labels.model_dump(mode="json")}
+    return Store(recipe.folder.checkpoints, recipe.checkpoint.keep, fence, papers)
 
 
 def _fence(lease: Lease | None, progress: Progress) -> Callable[[], None]:

@@ -55,6 +55,20 @@ def test_a_committed_state_reads_back_to_the_bit(store: Store) -> None:
     assert (store.folder / "LATEST").read_text().strip() == "step-000000007"
 
 
+def test_papers_lie_in_every_checkpoint_and_are_sealed_with_it(tmp_path: Path) -> None:
+    papers = {"labels.json": {"name": "pets", "classes": ["cat", "dog"]}}
+    store = Store(tmp_path, 2, lambda: None, papers)
+    store.prepare()
+    older, newer = (store.commit(make_state(step), {}) for step in (1, 2))
+    assert all(json.loads((p / "labels.json").read_text()) == papers["labels.json"]
+               for p in (older, newer))  # fmt: skip
+    paper = newer / "labels.json"
+    paper.write_text(paper.read_text().replace("cat", "cow"), encoding="utf-8")
+    told: list[str] = []
+    assert store.newest(told.append) == older
+    assert "labels.json" in told[0]
+
+
 def test_equality_sees_a_single_flipped_bit(store: Store) -> None:
     a, b = make_state(1), make_state(1)
     assert equal(a, b)

@@ -79,6 +79,8 @@ def test_a_class_of_rejects_only_is_an_empty_class(
     (tree / "dog/0000.jpg").write_bytes(b"")
     with pytest.raises(Misuse, match="class 'dog' has no usable image"):
         run_build(tree)
+    (tree / "dog/0001.jpg").write_bytes((tree / "cat/0000.jpg").read_bytes())
+    assert run_build(tree).split("train").num_samples == 3, "the same command sees the remedy"
 
 
 def test_the_plan_vouches_for_itself(

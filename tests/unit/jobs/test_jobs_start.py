@@ -82,7 +82,7 @@ def test_the_trunk_is_taken_over_and_head_rows_follow_their_class_names(
         assert torch.equal(head[name][1], fresh[name][1])
         assert torch.equal(head[name][2], old_head[name][0])
     assert "models:/parent/3" in note
-    assert "2 of 3 classes" in note
+    assert "2 of 3 classes taken over, new are fox" in note
 
 
 def test_equal_classes_give_the_very_same_model_and_no_common_one_a_new_head(
@@ -97,6 +97,8 @@ def test_equal_classes_give_the_very_same_model_and_no_common_one_a_new_head(
     model = drawn(2, 1)
     _, fresh = parts(model.state_dict())
     assert "0 of 2 classes" in adopt(model, recipe, package, space("fox", "owl"))
+    many = adopt(drawn(12, 1), recipe, package, space("cat", *(f"new-{n:02}" for n in range(11))))
+    assert many.endswith("new-08, new-09 and 1 more")
     _, head = parts(model.state_dict())
     assert all(torch.equal(head[name], fresh[name]) for name in head)
 
