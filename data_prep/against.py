@@ -1,6 +1,7 @@
 """Images that another data set has: 21k images, say, that stand in the 1k validation set.
 
 The other set's index tells size and crc32c of every image; where both agree, bytes are compared.
+So both sets must store an image in the same way.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from data_prep.catalogue import Reader
 from data_prep.checking import Checked, stored
 from data_prep.duplicates import OUT
-from data_prep.options import Against, BuildSpec
+from data_prep.options import TOOL, Against, BuildSpec
 from data_prep.pool import Progress
 from data_prep.population import Population
 from pipeline.data.index import SplitIndex
@@ -42,10 +43,12 @@ def open_other(against: Against, spec: BuildSpec) -> Manifest:
             f"--against {against.folder}: the data set there is another one since this build "
             "began; restore it, or build into an empty folder"
         )
-    ours, theirs = _encoding(spec.transcode.model_dump(mode="json")), _encoding(manifest.transcode)
+    ours = _encoding(spec.transcode.model_dump(mode="json"), spec.clean.orientation, TOOL)
+    turned = str(manifest.clean.get("orientation", "keep"))
+    theirs = _encoding(manifest.transcode, turned, manifest.tool)
     if ours != theirs:
         raise Misuse(
-            f"--against {against.folder}: its images were transcoded as {theirs}, those of this "
+            f"--against {against.folder}: its images were stored as {theirs}, those of this "
             f"build as {ours}, so equal images differ in bytes; build one of them like the other"
         )
     return manifest
@@ -64,7 +67,7 @@ def find_others(
     try:
         for against in spec.against:
             manifest = open_other(against, spec)
-            for split in manifest.splits:
+            for split in against.splits:
                 other = SplitIndex(Path(against.folder), manifest, split)
                 where = f"split {split} of data set '{manifest.name}'"
                 yield from _find(population, checked, side, reader, other, where)
@@ -72,9 +75,14 @@ def find_others(
         reader.close()
 
 
-def _encoding(transcode: Mapping[str, object]) -> dict[str, object]:
-    """Return what decides the bytes; tars made by others count as they are, not transcoded."""
-    return dict(transcode) if transcode.get("kind", "none") != "none" else {"kind": "none"}
+def _encoding(transcode: Mapping[str, object], orientation: str, tool: str) -> dict[str, object]:
+    """Return what decides the bytes; tars made by others count as they are, not transcoded.
+
+    The encoder matters where every image went through it, not for a few that were repaired.
+    """
+    if transcode.get("kind", "none") == "none":
+        return {"kind": "none", "orientation": orientation}
+    return {**transcode, "orientation": orientation, "tool": tool}
 
 
 def _find(

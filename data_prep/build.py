@@ -39,6 +39,7 @@ def build(job: Job) -> Manifest:
     """
     check_job(job)
     if not _is_finished(job):
+        _make_folders(job)
         with only_one(job.out / WORK):
             for stage in STAGES if not _is_finished(job) else ():
                 _run_stage(job, stage, WHOLE)
@@ -60,6 +61,7 @@ def run_stage(job: Job, stage: str, element: Element = WHOLE) -> bool:
         )
     check_job(job)
     if not _is_finished(job):
+        _make_folders(job)
         folder = job.out / WORK
         with only_one(folder) if element == WHOLE else one_of_many(folder, stage, element):
             if not _is_finished(job):
@@ -131,8 +133,17 @@ def _begin(job: Job) -> str:
     """Write build.json and make the work folder; returns the digest of the plan."""
     _, plan = _plan(job)
     begin(job.out, plan)
-    job.work.mkdir(parents=True, exist_ok=True)
     return digest_of(plan)
+
+
+def _make_folders(job: Job) -> None:
+    for folder, option in ((job.out, "OUT"), (job.work, "--scratch")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misuse(
+                f"{folder}: no folder can be made there ({error.strerror}); choose another {option}"
+            ) from None
 
 
 def _plan(job: Job) -> tuple[list[State], dict[str, object]]:

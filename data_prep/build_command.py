@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,9 +118,8 @@ def _add_images(group: "argparse._ArgumentGroup") -> None:
         "--against",
         action="append",
         default=[],
-        type=Path,
-        metavar="DIR",
-        help="leave out the images of these shards, say ImageNet-1k's; may be repeated",
+        metavar="DIR[:SPLIT,...]",
+        help="leave out the images of these shards, of eval unless told; may be repeated",
     )
     add("--near-duplicates", type=int, default=0, metavar="BITS", help="by perceptual hash (0)")
 
@@ -175,7 +175,7 @@ def _values(args: argparse.Namespace) -> dict[str, object]:
     from data_prep.transcode import TranscodeSpec
 
     return {
-        "name": args.name or args.out.resolve().name,
+        "name": args.name or _name_of(args.out),
         "layout": args.layout,
         "splits": read_pairs(args.split),
         "eval_labels": read_labels(args.eval_labels) if args.eval_labels else None,
@@ -198,6 +198,11 @@ def _values(args: argparse.Namespace) -> dict[str, object]:
         },
         "transcode": TranscodeSpec.read(args.transcode),
     }
+
+
+def _name_of(out: Path) -> str:
+    """Return the folder's name as a name of a data set: other characters become `-`."""
+    return re.sub(r"[^\w.+-]+", "-", out.resolve().name).strip("-.+") or "shards"
 
 
 def _holdouts(texts: Sequence[str]) -> dict[str, object]:

@@ -214,6 +214,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _encode(image: Image.Image, quality: int) -> bytes:
     if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts; keep the high byte
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    profile = image.info.get("icc_profile") or b""
+    kept = profile if profile[16:20] == b"RGB " else None  # one of CMYK or grey fits no longer
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0)
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0, icc_profile=kept)
     return buffer.getvalue()

@@ -1,21 +1,24 @@
 """What a person asks `build` for: every choice that changes the shards, and none that does not."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import PIL
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from data_prep.clean import CleanRules
-from data_prep.population import TRAIN
+from data_prep.population import EVAL, TRAIN
 from data_prep.transcode import ENCODER, TranscodeSpec
-from pipeline.data.manifest import load_manifest
+from pipeline.data.manifest import SPLIT_NAME, Manifest, load_manifest
 from pipeline.spec import Misuse, Spec
 
 TOOL = ", ".join(dict.fromkeys(("data_prep 2", f"Pillow {PIL.__version__}", ENCODER)))
 """What wrote the shards; repaired and transcoded images depend on the encoders."""
 MAX_NEAR_BITS = 7
 """The search for near duplicates is exact up to this Hamming distance of 64-bit hashes."""
+
+
+SplitName = Annotated[str, StringConstraints(pattern=SPLIT_NAME)]
 
 
 class Hold(Spec):
@@ -57,16 +60,33 @@ class Hold(Spec):
 
 
 class Against(Spec):
-    """Another data set, whose images are not to be in this one."""
+    """Splits of another data set, whose images are not to be in this one."""
 
     folder: str
     manifest: str
     """The digest of its manifest: another set at the same place is another choice."""
+    splits: tuple[str, ...] = Field(min_length=1)
 
     @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Return the data set in `folder`; Misuse where there is none."""
-        return cls(folder=str(folder.resolve()), manifest=load_manifest(folder).digest())
+    def read(cls, text: str) -> Self:
+        """Read `DIR` (its eval split, or all where there is none) or `DIR:SPLIT,SPLIT`.
+
+        Raises:
+            Misuse: there is no data set in DIR, or it has no such split.
+        """
+        place, colon, names = text.rpartition(":")
+        if not colon or Path(text).is_dir():
+            place, names = text, ""
+        manifest = load_manifest(Path(place))
+        splits = tuple(names.split(",")) if names else _held_out(manifest)
+        for split in splits:
+            manifest.split(split)
+        return cls(folder=str(Path(place).resolve()), manifest=manifest.digest(), splits=splits)
+
+
+def _held_out(manifest: Manifest) -> tuple[str, ...]:
+    """Return what must stay unseen: a set's eval split; all of one that has none."""
+    return (EVAL,) if EVAL in manifest.splits else tuple(manifest.splits)
 
 
 class BuildSpec(Spec):
@@ -74,7 +94,7 @@ class BuildSpec(Spec):
 
     name: str = Field(pattern=r"^[\w][\w.+-]*$")
     layout: str = "folders"
-    splits: dict[str, str] | None = None
+    splits: dict[str, SplitName] | None = None
     """Folder -> split; None finds folders named train and test, {} takes none for a split."""
     eval_labels: dict[str, str] | None = None
     """File -> class, for images to evaluate on that lie in no class folder."""
@@ -83,9 +103,9 @@ class BuildSpec(Spec):
     """A published list (pipeline.data.labels); empty: derived from the sources."""
     names: dict[str, str] | None = None
     per_class: int | None = Field(default=None, ge=1)
-    shard_mb: float = Field(default=256.0, gt=0.0)
+    shard_mb: float = Field(default=256.0, gt=0.0, le=1e6)
     shard_samples: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     allow_empty: bool = False
     duplicates: Literal["keep", "merge", "drop"] = "keep"
     """Byte-identical files: keep all, one sample with all labels, or only the first."""
@@ -95,7 +115,7 @@ class BuildSpec(Spec):
 
     Near images are noted; with `duplicates` merge or drop, only the first is kept.
     """
-    holdouts: dict[str, Hold] = {}
+    holdouts: dict[SplitName, Hold] = {}
     """Split -> what it takes from train."""
     clean: CleanRules = CleanRules()
     transcode: TranscodeSpec = TranscodeSpec()
@@ -103,10 +123,10 @@ class BuildSpec(Spec):
     @field_validator("against", mode="before")
     @classmethod
     def _open_folders(cls, value: object) -> object:
-        """Take a folder for the data set in it, so that --against DIR needs no digest."""
+        """Take the text of --against for the data set that it names."""
         if not isinstance(value, list | tuple):
             return value
-        return tuple(Against.of(Path(v)) if isinstance(v, str | Path) else v for v in value)
+        return tuple(Against.read(v) if isinstance(v, str) else v for v in value)
 
     @model_validator(mode="after")
     def _check_choices(self) -> Self:

@@ -55,7 +55,7 @@ def write_record(
         holdouts={name: _holdout(spec, origin, name) for name in splits if name != TRAIN},
         clean=spec.clean.model_dump(mode="json"),
         transcode=spec.transcode.model_dump(mode="json"),
-        against=tuple(against.manifest for against in spec.against),
+        against=tuple(f"{other.manifest}:{','.join(other.splits)}" for other in spec.against),
         labels=work.arranged.labels,
         splits=splits,
         rejected=fates["rejected"],

@@ -124,7 +124,8 @@ def _duplicates(manifest: Manifest) -> str:
         "in eval and in train at once": manifest.eval_twins,
     }
     parts = [f"{count:,} {what}" for what, count in counted.items() if count]
-    parts += [f"compared with the data set {digest[:12]}" for digest in manifest.against]
+    others = (other.partition(":") for other in manifest.against)
+    parts += [f"compared with {splits} of data set {digest[:12]}" for digest, _, splits in others]
     return "; ".join(parts)
 
 

@@ -102,6 +102,8 @@ def prep_of(words: Sequence[str], elements: int, at_once: int, asked: Mapping[st
             "options, as for `python -m data_prep build`"
         )
     source, out = (Path(word).absolute() for word in words[:2])
+    if "--dry-run" in words:
+        raise Misuse("--dry-run: write it before the --, as an option of `submit prep`")
     for word in words:
         option = word.partition("=")[0]
         if option in OWN:
@@ -157,8 +159,8 @@ def check_build(prep: Prep) -> None:
             f"{shlex.join(command)}: no answer in {CHECK_S:.0f} s; try it by hand"
         ) from None
     if done.returncode != DONE:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise Misuse(said[-1].removeprefix("data_prep: ") if said else shlex.join(command))
+        said = (done.stderr or done.stdout).strip()
+        raise Misuse(said.removeprefix("data_prep: ") or shlex.join(command))
 
 
 def build_command(words: Sequence[str], env: Mapping[str, str]) -> list[str]:

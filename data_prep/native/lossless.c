@@ -153,7 +153,6 @@ static void read_pixels(Work *work) {
         JSAMPROW row = work->pixels + stride * work->in.output_scanline;
         jpeg_read_scanlines(&work->in, &row, 1);
     }
-    jpeg_finish_decompress(&work->in);
 }
 
 static void write_pixels(Work *work, int quality) {
@@ -189,6 +188,7 @@ static int write_resized(Work *work, const Py_buffer *data, int px, int quality)
                  work->width, work->height, channels))
         fail(work, "out of memory");
     write_pixels(work, quality);
+    jpeg_finish_decompress(&work->in); /* only now: the colour profile goes with it */
     return work->errors.base.num_warnings ? -1 : 0;
 }
 

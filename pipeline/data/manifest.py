@@ -32,6 +32,8 @@ MAX_NOTES = 1000
 
 Setting = bool | int | float | str | None
 
+SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
+"""What a split may be called: it is a folder's name, and the start of a shard's path."""
 _PART = re.compile(r"[\w][\w.+=-]*", re.ASCII)
 
 

@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any | None:
     """Read JSON; None where there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

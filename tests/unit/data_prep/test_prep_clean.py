@@ -237,3 +237,15 @@ def test_raw_planes_become_a_png_of_exactly_these_pixels() -> None:
     assert (verdict.state, verdict.suffix, verdict.width, verdict.height) == (GOOD, "png", 32, 32)
     assert np.array_equal(np.asarray(_open(verdict)), planes.transpose(1, 2, 0))
     assert check_pixels(b"\0" * 3071, "planes32").state == REJECTED
+
+
+@pytest.mark.parametrize(("space", "is_kept"), [(b"RGB ", True), (b"CMYK", False)])
+def test_an_image_encoded_anew_keeps_a_colour_profile_that_still_fits(
+    space: bytes, is_kept: bool
+) -> None:
+    profile = bytes(16) + space + bytes(108)
+    verdict = check(_save(_smooth("RGB"), "PNG", icc_profile=profile), RULES)
+    assert verdict.state == REPAIRED
+    assert Image.open(io.BytesIO(verdict.stored)).info.get("icc_profile") == (
+        profile if is_kept else None
+    )

@@ -259,12 +259,15 @@ def test_another_set_that_changed_or_is_encoded_otherwise_is_refused(
 ) -> None:
     other = _other_set(tmp_path / "other", [encode(90)])
     files = {"train/cat/0.jpg": encode(1)}
-    against = [{"folder": str(other), "manifest": "0" * 64}]
+    against = [{"folder": str(other), "manifest": "0" * 64, "splits": ["eval"]}]
     with pytest.raises(Misuse, match="the data set there is another one since this build began"):
         _arrange(tmp_path, files, against=against)
     resized = {"kind": "resize", "short_px": 8}
     with pytest.raises(Misuse, match="so equal images differ in bytes"):
         _arrange(tmp_path, files, against=[str(other)], transcode=resized)
+    turned = {"orientation": "apply"}
+    with pytest.raises(Misuse, match=r"stored as .*'orientation': 'keep'.*'apply'.*bytes"):
+        _arrange(tmp_path, files, against=[str(other)], clean=turned)
     with pytest.raises(Misuse, match="no such folder"):
         _arrange(tmp_path, files, against=[str(tmp_path / "none")])
 

@@ -72,6 +72,25 @@ def test_before_there_is_a_shard_options_may_change(
     assert run_build(tree, allow_empty=True, seed=4).seed == 4
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000])
+def test_a_damaged_plan_is_written_again_while_there_is_no_shard(
+    content: bytes, tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
+) -> None:
+    tree = make_tree({"cat": 4, "unicorn": 0})
+    with pytest.raises(Misuse, match="has no usable image"):
+        run_build(tree)
+    (tmp_path / "out" / PLAN).write_bytes(content)
+    assert run_build(tree, allow_empty=True).split("train").num_samples == 4
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Misuse, match=r"file/out: no folder can be made there.*another OUT"):
+        run_build(make_tree({"cat": 4}), "file/out")
+
+
 def test_a_class_of_rejects_only_is_an_empty_class(
     make_tree: MakeTree, run_build: RunBuild
 ) -> None:
@@ -155,6 +174,49 @@ def test_another_set_that_is_gone_is_said_before_images_are_read(
     assert len(manifest.against) == 1
     with pytest.raises(Misuse, match="no such folder of shards"):
         run_build(tree, "c", against=[str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "left"), [("", 8), (":eval", 8), (":train", 2), (":train,eval", 1)]
+)
+def test_another_sets_held_out_images_leave_and_those_of_other_splits_where_asked(
+    suffix: str,
+    left: int,
+    tmp_path: Path,
+    make_tree: MakeTree,
+    encode: Encode,
+    run_build: RunBuild,
+) -> None:
+    """Without a word only what must stay unseen goes: not the images that both may train on."""
+    tree = make_tree({"cat": 8})
+    other = run_build(tree, "other", splits={}, holdouts={"eval": {"count": 1}})
+    assert other.split("train").num_samples == 7
+    (tree / "cat/new.jpg").write_bytes(encode(99))
+    manifest = run_build(tree, against=[f"{tmp_path / 'other'}{suffix}"])
+    assert manifest.split("train").num_samples == left
+    splits = suffix[1:] or "eval"
+    assert manifest.against == (f"{other.digest()}:{splits}",)
+
+
+def test_another_sets_split_must_be_there(
+    tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
+) -> None:
+    run_build(make_tree({"cat": 3}, "a"), "other")
+    with pytest.raises(Misuse, match="test"):
+        run_build(make_tree({"cat": 3}, "b"), against=[f"{tmp_path / 'other'}:test"])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "my eval", "über", ".build", "../../evil", "/abs", "a/b", "-x", "x" * 41]
+)
+def test_a_split_cannot_be_called_what_is_no_plain_name(
+    name: str, tmp_path: Path, make_tree: MakeTree, run_build: RunBuild
+) -> None:
+    tree = make_tree({"cat": 4})
+    for choice in ({"holdouts": {name: {"count": 1}}}, {"splits": {"cat": name}}):
+        with pytest.raises(Misuse, match="should match pattern"):
+            run_build(tree, **choice)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"], "before any work"
 
 
 def test_too_little_room_is_said_before_images_are_read(

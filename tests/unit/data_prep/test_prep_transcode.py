@@ -128,6 +128,18 @@ def test_resize_gives_the_short_side_and_never_enlarges(
 
 
 @pytest.mark.parametrize("native", [True, False])
+def test_resize_keeps_the_colour_profile(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native and module._NATIVE is None:
+        pytest.skip("data_prep._native was not built: no libjpeg-turbo here")
+    if not native:
+        monkeypatch.setattr(module, "_NATIVE", None)
+    profile = bytes(range(256)) * 300  # over one marker's 64 KB
+    before = _good(_jpeg(300, 200, icc_profile=profile))
+    after = transcode(before, TranscodeSpec.read("resize:100"))
+    assert Image.open(io.BytesIO(after.stored)).info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize(("quality", "is_kept"), [(98, False), (89, True), (60, True)])
 def test_a_small_image_is_encoded_anew_only_where_that_saves_a_tenth(
     quality: int, is_kept: bool, native: bool, monkeypatch: pytest.MonkeyPatch

@@ -100,6 +100,7 @@ def test_jobs_are_called_after_out_in_letters_that_slurm_takes(source, out, titl
         (["train.tar", "out", "--workers", "3"], {}, "--workers: every job gets its own"),
         (["train.tar", "out", "--stage=list"], {}, "--stage: every job gets its own"),
         (["train.tar", "out", "--element", "1/2"], {}, "use --elements and --cpus"),
+        (["train.tar", "out", "--dry-run"], {}, "--dry-run: write it before the --"),
         (["train.tar", "out"], {"partition": "x; touch y"}, "command line"),
         (["train.tar", "out"], {"time": "soon"}, "command line"),
         (["train.tar", "out"], {"mem": "16 GB"}, "command line"),
