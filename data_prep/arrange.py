@@ -9,8 +9,9 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,16 @@ from data_prep.options import BuildSpec, Hold
 from data_prep.order import ORDER, ranks
 from data_prep.pool import Progress
 from data_prep.population import EVAL, TRAIN, Population
-from data_prep.weeding import DROPPED, NOTED, Field, Weeded, count_shared, read_notes, weed
+from data_prep.weeding import (
+    DROPPED,
+    DROPPED_FILE,
+    NOTED,
+    Field,
+    Weeded,
+    count_shared,
+    read_notes,
+    weed,
+)
 from pipeline.data.labels import LabelSpace, name_of
 from pipeline.run.files import read_json, sync_folder, write_json
 from pipeline.spec import Misuse, canonical_json
@@ -31,6 +41,7 @@ from pipeline.spec import Misuse, canonical_json
 _TAR_BYTES = 512 + 1024  # the image's header, and header and block of the label
 _BLOCK_ROWS = 1 << 16
 _FILE = "arranged.json"
+_SEVERAL = "several.npy"
 
 Draw = Callable[[np.ndarray, str], np.ndarray]
 """(rows, purpose) -> their ranks."""
@@ -43,6 +54,11 @@ class Arranged:
         about = read_json(work / _FILE)
         if not isinstance(about, dict):
             raise Misuse(f"{work}: the images are not arranged yet; run stage arrange first")
+        if damaged := _damaged(work, about):
+            raise Misuse(
+                f"{damaged}: cut or gone since it was written; run the same command again from "
+                "stage arrange, which writes it anew"
+            )
         self._work, self._about = work, about
         self.key: str = about["key"]
         """Changes when anything does that the shards follow from."""
@@ -57,7 +73,7 @@ class Arranged:
         """Train images that were dropped because a held-out split has them."""
         self.eval_twins: int = about["eval_twins"]
         """Images of eval with a byte-identical twin in train, after all."""
-        self._several = np.load(work / "several.npy", mmap_mode="r").view(np.ndarray)
+        self._several = np.load(work / _SEVERAL, mmap_mode="r").view(np.ndarray)
         self._several_rows = np.ascontiguousarray(self._several["row"])
 
     def order(self, split: str) -> np.ndarray:
@@ -103,7 +119,7 @@ def arrange(population: Population, checked: Checked, spec: BuildSpec, work: Pat
     causes = [checked.key, spec.digest(), population.classes, population.display]
     key = hashlib.sha256(canonical_json(causes).encode()).hexdigest()
     saved = read_json(work / _FILE)
-    if isinstance(saved, dict) and saved.get("key") == key:
+    if isinstance(saved, dict) and saved.get("key") == key and not _damaged(work, saved):
         return Arranged(work)
     (work / _FILE).unlink(missing_ok=True)
     if checked.key != key_of(population, spec, work):
@@ -121,6 +137,7 @@ def arrange(population: Population, checked: Checked, spec: BuildSpec, work: Pat
     about = {
         "key": key,
         "splits": splits,
+        "files": {path.name: path.stat().st_size for path in _files(work, splits)},
         "labels": _label_space(population, spec).model_dump(mode="json"),
         "empty": _check_filled(population, splits, spec),
         "merged": weeded.merged,
@@ -221,7 +238,7 @@ def _write_orders(
             cuts = shard_cuts(field.checked.verdicts["size"][rows], spec)
             counts = _counts(field, several, rows)
             splits[split] = {"cuts": cuts.tolist(), "class_counts": counts.tolist()}
-    _save(work / "several.npy", several)
+    _save(work / _SEVERAL, several)
     return splits
 
 
@@ -271,6 +288,23 @@ def _count_twins(field: Field, weeded: Weeded) -> int:
         return 0
     train, held = (field.splits.index(split) for split in (TRAIN, EVAL))
     return count_shared(weeded.twins, field.side, held, train)
+
+
+def _files(work: Path, splits: Iterable[str]) -> list[Path]:
+    orders = [_order_file(work, split) for split in splits]
+    return [*orders, work / _SEVERAL, work / DROPPED_FILE]
+
+
+def _damaged(work: Path, about: Mapping[str, Any]) -> str:
+    """Return the first file of an arrangement that is not as long as it was; empty: none.
+
+    One of an older version, which names no files, counts as damaged.
+    """
+    for name, num_bytes in about.get("files", {_FILE: -1}).items():
+        path = work / name
+        if not path.is_file() or path.stat().st_size != num_bytes:
+            return str(path)
+    return ""
 
 
 def _order_file(work: Path, split: str) -> Path:

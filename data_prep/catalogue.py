@@ -4,8 +4,9 @@ A source is a folder, a tar, or tars inside either. Its files are read by place:
 `size` inside a container, which is a tar, a spool (what was inside a gzip) or a folder.
 """
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -14,6 +15,9 @@ import numpy as np
 from data_prep.columns import Table, TableWriter
 
 MEMBER = np.dtype([("name_end", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("container", "<u4")])
+REFUSED = "refused"
+"""The list of a table that holds Notes."""
+_FOLDERS = "folders"
 _MAX_OPEN = 300
 """More than a spool has buckets, and well under the usual limit of 1,024 open files."""
 
@@ -42,18 +46,37 @@ class Note(NamedTuple):
     reason: str
 
 
+class Notes:
+    """The notes that a table keeps: read from its file each time, never all in memory."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __iter__(self) -> Iterator[Note]:
+        return (Note(*fields) for fields in self._table.lines(REFUSED))
+
+    def __len__(self) -> int:
+        return self._table.num_lines(REFUSED)
+
+
 class Catalogue(Table):
     """All files of the sources, in the order in which they were found (sorted in folders)."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, MEMBER)
         self.containers: list[Container] = self.about["containers"]  # type: ignore[assignment]
-        self.folders: list[str] = self.about["folders"]  # type: ignore[assignment]
-        """Folders and tars that exist, full or empty, as names without a slash at the end."""
-        refused: list[list[str]] = self.about["refused"]  # type: ignore[assignment]
-        self.refused = [Note(*note) for note in refused]
         self.fingerprint = str(self.about["fingerprint"])
         """Changes when a source does."""
+
+    @property
+    def refused(self) -> Notes:
+        """Members and files that are no files to be taken up."""
+        return Notes(self)
+
+    @functools.cached_property
+    def folders(self) -> list[str]:
+        """Folders and tars that exist, full or empty, as names without a slash at the end."""
+        return list(self.lines(_FOLDERS))
 
     def place(self, row: int) -> Place:
         """Return the place of a row."""
@@ -107,21 +130,27 @@ class CatalogueWriter(TableWriter):
     """Collects what a source holds; `add(name, offset, size, container)` is a row."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, MEMBER)
+        super().__init__(path, MEMBER, (REFUSED, _FOLDERS))
         self.containers: list[Container] = []
         self.folders: set[str] = set()
-        self.refused: list[Note] = []
 
     def container(self, path: Path, strip: str = "") -> int:
         """Return the number of a new container."""
         self.containers.append({"path": str(path), "strip": strip})
         return len(self.containers) - 1
 
+    @property
+    def num_noted(self) -> int:
+        """Folders and refused files so far."""
+        return len(self.folders) + self.num_lines[REFUSED]
+
+    def refuse(self, notes: Iterable[Note]) -> None:
+        """Keep why files are left out."""
+        for note in notes:
+            self.add_line(REFUSED, note)
+
     def finish(self, fingerprint: str) -> None:
         """Keep what belongs to the whole; call it last, inside the `with`."""
-        self.about = {
-            "containers": self.containers,
-            "folders": sorted(self.folders),
-            "refused": [list(note) for note in self.refused],
-            "fingerprint": fingerprint,
-        }
+        for folder in sorted(self.folders):
+            self.add_line(_FOLDERS, folder)
+        self.about = {"containers": self.containers, "fingerprint": fingerprint}

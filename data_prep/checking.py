@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 
 from data_prep.catalogue import Catalogue, Reader
-from data_prep.columns import is_whole
+from data_prep.columns import is_finished
 from data_prep.failure import Failed, naming_full_disk
 from data_prep.judging import (
     NOWHERE,
@@ -22,6 +22,7 @@ from data_prep.judging import (
     Rules,
     file_of,
     judge_chunk,
+    open_population,
     read_chunk,
     read_notes,
 )
@@ -125,8 +126,11 @@ def check_chunks(
         naming_full_disk(work, _most_bytes(population, chunks)),
         Progress("check", "images", total) as progress,
     ):
-        for count in run(judge_chunk, chunks, workers):
-            progress.add(count)
+        try:
+            for count in run(judge_chunk, chunks, workers):
+                progress.add(count)
+        finally:
+            open_population.cache_clear()  # a file that is mapped cannot be removed everywhere
 
 
 def load_checked(population: Population, work: Path) -> Checked:
@@ -140,7 +144,7 @@ def load_checked(population: Population, work: Path) -> Checked:
     first = read_json(file_of(_stem(work, 0), "json"))
     key = first["key"] if isinstance(first, dict) else ""
     about = {"key": key, "rows": len(population)}
-    if read_json(work / "verdicts.json") != about:
+    if read_json(work / "verdicts.json") != about or not _is_whole(work, len(population)):
         _gather(len(population), key, work)
         write_json(work / "verdicts.json", about)
     return Checked(work, key)
@@ -151,7 +155,7 @@ def key_of(population: Population, spec: BuildSpec, work: Path) -> str:
     hashes = spec.near_duplicates > 0
     rules = [TOOL, spec.clean.digest(), spec.transcode.digest(), hashes, population.containers]
     state = hashlib.sha256(canonical_json(rules).encode())
-    if is_whole(work / "catalogue"):
+    if is_finished(work / "catalogue"):
         state.update(Catalogue(work / "catalogue").fingerprint.encode())
     for suffix in ("rows", "names"):
         with population.path.with_name(f"{population.path.name}.{suffix}").open("rb") as file:
@@ -171,6 +175,14 @@ def stored(reader: Reader, population: Population, checked: Checked, row: int) -
     if int(checked.verdicts["spool"][row]) != NOWHERE:
         return checked.spooled(row)
     return reader.read(population.place(row))
+
+
+def _is_whole(work: Path, num_rows: int) -> bool:
+    """Tell whether the gathered verdicts are as long as they were: a scratch gets swept."""
+    try:
+        return len(np.load(work / "verdicts.npy", mmap_mode="r")) == num_rows
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _gather(num_rows: int, key: str, work: Path) -> None:

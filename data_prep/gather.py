@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.catalogue import Catalogue, CatalogueWriter, Note
+from data_prep.columns import files_of
 from data_prep.listing import Found, Region, Rows, check_noted, list_tar
 from data_prep.pool import Progress, run
 from data_prep.spool import spool
@@ -108,8 +109,8 @@ class Collector:
 
     def _note(self, folders: Iterable[str], refused: Iterable[Note], shown: str) -> None:
         self._writer.folders.update(folders)
-        self._writer.refused += refused
-        check_noted(len(self._writer.folders) + len(self._writer.refused), shown)
+        self._writer.refuse(refused)
+        check_noted(self._writer.num_noted, shown)
 
 
 def _num_files(found: list[Found]) -> int:
@@ -130,23 +131,22 @@ def without_doubles(listed: Catalogue, hashes: "array[int]", path: Path) -> Cata
     if doubled := _doubled(listed, hashes):
         check_noted(len(doubled) + len(listed.refused), str(path))
         _copy(listed, path, doubled)
-    for ending in ("rows", "names", "json"):  # the last one makes a table whole
-        source = listed.path.with_name(f"{listed.path.name}.{ending}")
+    for source in files_of(listed.path):
         if doubled:
             source.unlink()
         else:
-            os.replace(source, path.with_name(f"{path.name}.{ending}"))
+            os.replace(source, path.with_name(f"{path.name}{source.suffix}"))
     return Catalogue(path)
 
 
 def _copy(listed: Catalogue, path: Path, doubled: set[int]) -> None:
     with CatalogueWriter(path) as writer:
         writer.containers, writer.folders = listed.containers, set(listed.folders)
-        writer.refused = list(listed.refused)
+        writer.refuse(listed.refused)
         for row, place in enumerate(listed.places()):
             if row in doubled:
                 reason = "another file of this name comes before it"
-                writer.refused.append(Note(printable(place.name), "doubled name", reason))
+                writer.refuse([Note(printable(place.name), "doubled name", reason)])
             else:
                 writer.add(place.name, place.offset, place.size, place.container)
         writer.finish(listed.fingerprint)

@@ -10,6 +10,7 @@ so that no image is ever decoded or encoded twice.
 """
 
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -87,12 +88,19 @@ def judge_chunk(chunk: Chunk) -> int:
     Raises:
         Failed: an archive cannot be read, which is no fault of one image.
     """
-    population = Population(chunk.path)
+    population = open_population(chunk.path, chunk.key)
     reader = Reader(population.containers)
     try:
         return _judge_rows(chunk, population, reader)
     finally:
         reader.close()
+
+
+@functools.lru_cache(maxsize=1)
+def open_population(path: Path, key: str) -> Population:
+    """Open a population once for all chunks of a process; another one has another `key`."""
+    del key
+    return Population(path)
 
 
 def file_of(stem: Path, suffix: str) -> Path:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.catalogue import Container, Note, Place
+from data_prep.catalogue import REFUSED, Container, Note, Notes, Place
 from data_prep.columns import Table, TableWriter
 from pipeline.data.labels import LabelSpace
 from pipeline.spec import Misuse
@@ -44,7 +44,10 @@ class Item(NamedTuple):
 
 @dataclass
 class Placed:
-    """What a layout says of a catalogue; `refused` may grow while `items` are consumed."""
+    """What a layout says of a catalogue.
+
+    `refused` may grow while `items` are consumed; who consumes them may empty it.
+    """
 
     items: Iterable[Item]
     classes: tuple[str, ...] | None = None
@@ -65,7 +68,11 @@ class Population(Table):
         self.splits: list[str] = about["splits"]  # type: ignore[assignment]
         self.classes: list[str] = about["classes"]  # type: ignore[assignment]
         self.display: list[str] = about["display"]  # type: ignore[assignment]
-        self.refused = [Note(*note) for note in about["refused"]]  # type: ignore[attr-defined]
+
+    @property
+    def refused(self) -> Notes:
+        """Files without a class, or with one that the label space lacks."""
+        return Notes(self)
 
     def place(self, row: int) -> Place:
         """Return the place of a row."""
@@ -91,7 +98,8 @@ def write_population(
     """Write all items of a layout, with their classes as numbers of the label space.
 
     Items of classes that were not asked for are left out without a note; those that a published
-    label space lacks are refused by name.
+    label space lacks are refused by name. That may be most of 14 million: notes go to the disk at
+    once, and `placed.refused` is empty in the end.
 
     Raises:
         Misuse: no image, an unknown class was asked for, or eval has classes that train lacks.
@@ -100,8 +108,10 @@ def write_population(
     numbers = {name: number for number, name in enumerate(known or ())}
     splits: list[str] = []
     trained, unknown = set(placed.folders), set[str]()
-    with TableWriter(path, ITEM) as table:
+    with TableWriter(path, ITEM, (REFUSED,)) as table:
         for item in placed.items:
+            if placed.refused:
+                _write_notes(table, placed)
             if known is not None and item.cls not in numbers:
                 unknown.add(item.cls)
                 if choice.space is not None:
@@ -115,6 +125,7 @@ def write_population(
             number = numbers.setdefault(item.cls, len(numbers))
             what = number, splits.index(item.split), PIXELS.index(item.pixels)
             table.add(name, offset, size, container, *what)
+        _write_notes(table, placed)
         _check_asked(choice.classes, trained, unknown)
         if not len(table):
             raise Misuse(
@@ -129,9 +140,14 @@ def write_population(
             "splits": splits,
             "classes": classes,
             "display": _display(placed, choice, classes),
-            "refused": [list(note) for note in placed.refused],
         }
     return Population(path)
+
+
+def _write_notes(table: TableWriter, placed: Placed) -> None:
+    for note in placed.refused:
+        table.add_line(REFUSED, note)
+    placed.refused.clear()
 
 
 def _known_classes(placed: Placed, choice: LabelChoice) -> tuple[str, ...] | None:

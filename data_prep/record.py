@@ -31,8 +31,8 @@ class Origin(NamedTuple):
 
     sources: tuple[str, ...]
     """The names of the folders and archives, without what leads there."""
-    refused: Sequence[Note]
-    """Files that were no images to begin with."""
+    refused: Iterable[Note]
+    """Files that were no images to begin with; read once, when rejects.jsonl is written."""
     has_eval_source: bool = False
 
 

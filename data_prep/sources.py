@@ -26,6 +26,7 @@ from data_prep.listing import (
     find_in_tar,
     inside,
     is_hidden,
+    may_be_archive,
 )
 from data_prep.tar import opened, printable
 from pipeline.spec import Misuse
@@ -33,6 +34,8 @@ from pipeline.spec import Misuse
 MAX_TASK_BYTES = 1 << 30
 """A larger tar is walked here, and the tars inside it become tasks of their own."""
 MAX_FOLDERS_DEEP = 64
+SPOOLS = "spools"
+"""Folder inside the work folder for what is inside gzips."""
 
 
 class Source(NamedTuple):
@@ -45,7 +48,7 @@ class Source(NamedTuple):
 def write_catalogue(
     sources: Sequence[Source], work: Path, seed: int = 0, workers: int = 1
 ) -> Catalogue:
-    """List all files of the sources in `work`/catalogue; gzips go to `work`/spools.
+    """List all files of the sources in `work`/catalogue; gzips go to `work`/SPOOLS.
 
     Args:
         seed: of the final order, in which spools are divided.
@@ -58,7 +61,7 @@ def write_catalogue(
     listed = work / "listed"
     digest = hashlib.sha256()
     with CatalogueWriter(listed) as writer, contextlib.closing(Count()) as count:
-        collector = Collector(writer, work / "spools", seed, count)
+        collector = Collector(writer, work / SPOOLS, seed, count)
         for source in sources:
             before = len(writer)
             collector.collect(_find(source, digest), workers)
@@ -79,9 +82,34 @@ def _find(source: Source, digest: "hashlib._Hash") -> Iterator[Found]:
     if not path.is_file():
         raise Misuse(f"{path}: no such folder or archive; give the images to build from")
     _digest(digest, prefix, path.stat())
+    yield from _open_up(_whole(path, prefix))
+
+
+def _whole(path: Path, prefix: str) -> Region:
     with opened(path) as (read, size):
         zipped = is_gzip(read(0, SNIFF_BYTES))
-    yield from _open_up(Region(path, 0, size, prefix, is_gzip=zipped))
+    return Region(path, 0, size, prefix, is_gzip=zipped)
+
+
+def gzips_on_top(source: Source) -> Iterator[Region]:
+    """Yield what of a source is a gzip with a tar: itself, or files of the folder that it is.
+
+    These are the regions that `write_catalogue` spools, but for gzips that lie deeper.
+    """
+    path, prefix = source.path.absolute(), source.prefix
+    if not path.is_dir():
+        whole = _whole(path, prefix)
+        yield from [whole] if whole.is_gzip else []
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not may_be_archive(entry.name) or is_hidden(entry.name) or not entry.is_file():
+                continue
+            size = entry.stat().st_size
+            whole = Region(path / entry.name, 0, size, prefix)
+            archive = inside(whole, printable(prefix + entry.name), 0, size)
+            if archive is not None and archive.is_gzip:
+                yield archive
 
 
 def _find_in_folder(root: Path, prefix: str, digest: "hashlib._Hash") -> Iterator[Found]:

@@ -10,11 +10,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.catalogue import Catalogue, CatalogueWriter
+from data_prep.catalogue import Catalogue, CatalogueWriter, Container
 from data_prep.columns import as_json, is_whole
 from data_prep.failure import Failed, naming_full_disk
 from data_prep.inflate import Inflater, estimate_bytes
@@ -50,16 +50,14 @@ def spool(region: Region, folder: Path, seed: int) -> Catalogue:
         Failed: the scratch has too little room.
     """
     target = folder / _identity(region, seed)
-    if is_whole(target / _MEMBERS):
-        members = Catalogue(target / _MEMBERS)
-        if _has_all_bytes(members):
-            return members
+    finished = _finished(target)
+    if finished is not None:
+        return finished
     shutil.rmtree(target, ignore_errors=True)
+    needed = _estimate(region)
+    _check_room(region, folder, needed)
     with opened(region.path) as (read, _):
-        shown = region.prefix.rstrip("/") or str(region.path)
-        needed = estimate_bytes(read, region.start, region.end, shown, _SAMPLE_BYTES)
-        _check_room(region, folder, needed)
-        stream = Inflater(read, region.start, region.end, shown)
+        stream = Inflater(read, region.start, region.end, _shown(region))
         try:
             with naming_full_disk(folder, needed):
                 target.mkdir()
@@ -68,6 +66,28 @@ def spool(region: Region, folder: Path, seed: int) -> Catalogue:
             shutil.rmtree(target, ignore_errors=True)
             raise
     return Catalogue(target / _MEMBERS)
+
+
+def room_for(region: Region, folder: Path, seed: int) -> tuple[int, int]:
+    """Return about how many bytes are inside a gzip, and how many more `spool` needs for them.
+
+    Raises:
+        Damaged: it cannot be read, or its beginning is broken.
+    """
+    target = folder / _identity(region, seed)
+    finished = _finished(target)
+    if finished is not None:
+        return sum(finished.about["bytes"]), 0  # type: ignore[arg-type]
+    inside = _estimate(region)
+    there = sum(file.stat().st_size for file in target.glob("*"))  # that goes before it starts
+    return inside, max(inside - there, 0)
+
+
+def are_whole(containers: Iterable[Container], folder: Path) -> bool:
+    """Tell whether those containers that are buckets below `folder` are as they were written."""
+    passes = {Path(container["path"]).parent for container in containers}
+    passes = {each for each in passes if each.is_relative_to(folder.absolute())}
+    return all(_finished(each) is not None for each in passes)
 
 
 def num_buckets(num_bytes: int) -> int:
@@ -85,11 +105,23 @@ def _identity(region: Region, seed: int) -> str:
     return hashlib.sha256(as_json(facts).encode()).hexdigest()[:16]
 
 
-def _has_all_bytes(members: Catalogue) -> bool:
-    """Tell whether all buckets are there: scratch gets swept, and folders are moved."""
+def _shown(region: Region) -> str:
+    return region.prefix.rstrip("/") or str(region.path)
+
+
+def _estimate(region: Region) -> int:
+    with opened(region.path) as (read, _):
+        return estimate_bytes(read, region.start, region.end, _shown(region), _SAMPLE_BYTES)
+
+
+def _finished(target: Path) -> Catalogue | None:
+    """Return a finished pass, if all buckets are there: scratch gets swept, folders are moved."""
+    if not is_whole(target / _MEMBERS):
+        return None
+    members = Catalogue(target / _MEMBERS)
     paths = [Path(container["path"]) for container in members.containers]
     sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-    return sizes == members.about["bytes"]
+    return members if sizes == members.about["bytes"] else None
 
 
 def _check_room(region: Region, folder: Path, needed: int) -> None:
@@ -136,7 +168,7 @@ class _Spooler:
         self._stream, self._progress, self._num_told = stream, progress, 0
         self._shift = 64 - (len(files).bit_length() - 1)
         self._noted = Rows(Path())
-        self._noted.folders, self._noted.refused = writer.folders, writer.refused
+        self._noted.folders = writer.folders
         self.num_bytes = [0] * len(files)
 
     def take_gzip(self, stream: Inflater, prefix: str, depth: int) -> None:
@@ -154,7 +186,9 @@ class _Spooler:
             name = noted.name(member, prefix)
             if name:
                 self._take_file(stream, name, member, depth)
-            check_noted(len(noted.folders) + len(noted.refused), shown)
+            self._writer.refuse(noted.refused)
+            noted.refused.clear()
+            check_noted(self._writer.num_noted, shown)
 
     def _take_file(self, stream: Inflater, name: str, member: Member, depth: int) -> None:
         offset, size = member.offset, member.size

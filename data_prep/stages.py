@@ -28,7 +28,8 @@ from data_prep.population import TRAIN, LabelChoice, Population, write_populatio
 from data_prep.record import Origin, write_record
 from data_prep.room import check_room
 from data_prep.shards import collect_shards, write_shards
-from data_prep.sources import Source, write_catalogue
+from data_prep.sources import SPOOLS, Source, write_catalogue
+from data_prep.spool import are_whole
 from data_prep.tar import printable
 from data_prep.write import Work
 from pipeline.data.labels import published
@@ -226,7 +227,8 @@ def _is_there(work: Path) -> bool:
     if not (is_whole(work / "catalogue") and is_whole(work / "population")):
         return False
     containers = Population(work / "population").containers
-    return all(Path(container["path"]).exists() for container in containers)
+    there = all(Path(container["path"]).exists() for container in containers)
+    return there and are_whole(containers, work / SPOOLS)
 
 
 def _open(job: Job) -> Work:

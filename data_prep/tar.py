@@ -21,7 +21,11 @@ MAX_EXTENSION_BYTES = 1 << 20
 """A long name or a pax header; real ones have some hundred bytes."""
 MAX_NAME_BYTES = 4096
 _SHOWN_NAME = 200
-_TAIL_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
+_MAX_PADDING_BYTES = (1 << 20) + 2 * BLOCK_BYTES
+"""Zeros at the end: two blocks, up to the next record; tar -b makes records of up to 1 MiB."""
+_MAX_LEFT_OVER_BYTES = 20 * BLOCK_BYTES
+"""Old tars write whole records of 10,240 bytes, whatever is in their buffer behind the end."""
 _ZEROS = bytes(BLOCK_BYTES)
 _REGULAR = frozenset(b"0\x007")  # 7 is "contiguous": POSIX has it read as a regular file
 _LINKS, _DEVICES, _FOLDER, _SPARSE = frozenset(b"12"), frozenset(b"346"), ord("5"), ord("S")
@@ -181,13 +185,30 @@ class _Walker:
         return None
 
     def _check_tail(self, at: int) -> None:
-        """Refuse members behind the end mark: a tar behind a tar, or zeros written into one."""
-        tail = self._read(at, min(_TAIL_BYTES, self._end - at))
-        if not tail.strip(b"\0"):
-            return
-        for start in range(0, len(tail), BLOCK_BYTES):
-            if is_header(tail[start : start + BLOCK_BYTES]):
-                raise _Broken(f"its end mark is there, but a member follows at byte {at + start}")
+        """Refuse an end mark that is none: zeros for what is lost, or a tar behind a tar."""
+        position = used = at  # what lies before `used` is not all zeros
+        while position < self._end:
+            piece = self._read(position, min(_PIECE_BYTES, self._end - position))
+            if not piece:
+                break
+            if content := piece.rstrip(b"\0"):
+                self._refuse_headers(content, position)
+                used = position + len(content)
+            position += len(piece)
+            if position - used > _MAX_PADDING_BYTES:
+                raise _Broken(
+                    "over 1 MiB of zeros follow its end mark: the rest was never written or "
+                    "downloaded, or another tar lies behind"
+                )
+        if used - at > _MAX_LEFT_OVER_BYTES:
+            raise _Broken(f"its end mark is there, but {used - at} bytes follow that are no tar")
+
+    def _refuse_headers(self, piece: bytes, position: int) -> None:
+        for start in range(0, len(piece), BLOCK_BYTES):
+            if is_header(piece[start : start + BLOCK_BYTES]):
+                raise _Broken(
+                    f"its end mark is there, but a member follows at byte {position + start}"
+                )
 
     def _extended(self, block: bytes, at: int) -> tuple[bytes, int, dict[str, bytes]]:
         """Return the header behind long names and pax headers, its place, and what they say."""

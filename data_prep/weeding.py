@@ -21,7 +21,7 @@ from data_prep.tar import printable
 
 SEVERAL = np.dtype([("row", "<u4"), ("label", "<i4")])
 DROPPED, NOTED = "dropped", "noted"
-_FILE = "dropped.jsonl"
+DROPPED_FILE = "dropped.jsonl"
 
 
 class Field(NamedTuple):
@@ -59,7 +59,7 @@ def weed(field: Field, spec: BuildSpec, work: Path) -> Weeded:
         Misuse: another data set does not compare with this one.
     """
     drops = spec.duplicates != "keep"
-    with (work / _FILE).open("w", encoding="ascii") as notes:
+    with (work / DROPPED_FILE).open("w", encoding="ascii") as notes:
         _weed_others(field, spec, notes)
         twins = exact_pairs(field.checked.verdicts, field.side, field.splits)
         leaking = leaks(twins, field.side, field.splits)
@@ -78,7 +78,7 @@ def weed(field: Field, spec: BuildSpec, work: Path) -> Weeded:
 
 def read_notes(work: Path, what: str) -> Iterator[Note]:
     """Yield the notes that `weed` left: DROPPED images, or those that are only NOTED."""
-    with (work / _FILE).open(encoding="ascii") as lines:
+    with (work / DROPPED_FILE).open(encoding="ascii") as lines:
         for line in lines:
             its, file, kind, reason = json.loads(line)
             if its == what:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,6 +31,8 @@ from pipeline.data.index import ENTRY
 from pipeline.data.manifest import Shard
 from pipeline.run.files import read_json, sync_folder, write_atomically, write_json
 
+WINDOW_BYTES = 32 << 20
+"""Of images in memory at a time, however large a shard is."""
 _MAX_WORDS = 64
 """Characters of a file's name in a key."""
 _AT_ONCE_BYTES = 1 << 20
@@ -216,39 +218,57 @@ def _write_samples(
     writer: TarWriter, work: Work, first: int, rows: np.ndarray, labels: list[tuple[int, ...]]
 ) -> list[Written]:
     """Append all samples, their members sorted by suffix; returns where their images lie."""
-    images = _read_all(work, rows)
     suffixes = work.checked.verdicts["suffix"][rows].tolist()
     classes = work.arranged.labels.classes
     places = []
-    for number, row in enumerate(rows.tolist()):
+    for number, (row, image) in enumerate(zip(rows.tolist(), _images(work, rows), strict=True)):
         key, its = key_of(first + number, work.population.name(row)), labels[number]
         writer.add(f"{key}.cls", str(its[0]).encode())
         if len(its) == 1:
-            places.append(writer.add(f"{key}.{SUFFIXES[suffixes[number]]}", images[number]))
+            places.append(writer.add(f"{key}.{SUFFIXES[suffixes[number]]}", image))
             continue
         several = {"labels": its, "classes": [classes[label] for label in its]}
-        members = {SUFFIXES[suffixes[number]]: images[number], "json": json.dumps(several).encode()}
+        members = {SUFFIXES[suffixes[number]]: image, "json": json.dumps(several).encode()}
         written = {name: writer.add(f"{key}.{name}", members[name]) for name in sorted(members)}
         places.append(written[SUFFIXES[suffixes[number]]])
     return places
 
 
-def _read_all(work: Work, rows: np.ndarray) -> list[bytes]:
-    """Read the images of a shard in the order of the sources, which spares the disk."""
+def _images(work: Work, rows: np.ndarray) -> Iterator[bytes]:
+    """Yield the images of rows in this order, of which a window is in memory at a time."""
     reader = Reader(work.population.containers)
-    images = [b""] * len(rows)
-    expected = work.checked.verdicts["crc32c"][rows]
     try:
-        for number in np.argsort(rows).tolist():
-            row = int(rows[number])
-            images[number] = _read(reader, work, row)
-            if google_crc32c.value(images[number]) != int(expected[number]):
-                raise Failed(
-                    f"{_shown(work, row)} changed while shards were built from it; {_AGAIN}"
-                )
+        for start, end in windows(work.checked.verdicts["size"][rows]):
+            images = _read_window(reader, work, rows[start:end])
+            images.reverse()
+            while images:  # none is kept while the next window is read
+                yield images.pop()
     finally:
         reader.close()
         work.checked.close()
+
+
+def windows(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of successive images of WINDOW_BYTES together, or of one larger one."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    start = 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        fitting = int(np.searchsorted(ends, before + WINDOW_BYTES, side="right"))
+        end = max(fitting, start + 1)
+        yield start, end
+        start = end
+
+
+def _read_window(reader: Reader, work: Work, rows: np.ndarray) -> list[bytes]:
+    """Read images in the order of the sources, which spares the disk; they come as in `rows`."""
+    images = [b""] * len(rows)
+    expected = work.checked.verdicts["crc32c"][rows]
+    for number in np.argsort(rows).tolist():
+        row = int(rows[number])
+        images[number] = _read(reader, work, row)
+        if google_crc32c.value(images[number]) != int(expected[number]):
+            raise Failed(f"{_shown(work, row)} changed while shards were built from it; {_AGAIN}")
     return images
 
 

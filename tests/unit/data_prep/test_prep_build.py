@@ -146,21 +146,21 @@ def test_a_source_that_changes_under_the_build_is_named(
     make_tree: MakeTree, run_build: RunBuild, monkeypatch: pytest.MonkeyPatch, encode: Encode
 ) -> None:
     tree = make_tree({"cat": 3})
-    real = write._read_all
+    real = write._read_window
 
-    def change(work: write.Work, rows: Any) -> list[bytes]:
+    def change(*its: Any) -> list[bytes]:
         (tree / "cat/0001.jpg").write_bytes(encode(99))
-        return real(work, rows)
+        return real(*its)
 
-    monkeypatch.setattr(write, "_read_all", change)
+    monkeypatch.setattr(write, "_read_window", change)
     with pytest.raises(Failed, match=r"'cat/0001\.jpg' changed while shards were built"):
         run_build(tree)
 
-    def remove(work: write.Work, rows: Any) -> list[bytes]:
+    def remove(*its: Any) -> list[bytes]:
         (tree / "cat/0002.jpg").unlink()
-        return real(work, rows)
+        return real(*its)
 
-    monkeypatch.setattr(write, "_read_all", remove)
+    monkeypatch.setattr(write, "_read_window", remove)
     with pytest.raises(Failed, match=r"'cat/0002\.jpg' can no longer be read"):
         run_build(tree)
 

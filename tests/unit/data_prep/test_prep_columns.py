@@ -1,8 +1,8 @@
-"""Tables on disk, reading by place, and the population: what is written is what is read."""
+"""Tables on disk, and reading by place: what is written is what is read."""
 
+import json
 import os
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +12,9 @@ from hypothesis import strategies as st
 
 from data_prep.catalogue import Catalogue, CatalogueWriter, Container, Note, Place, Reader
 from data_prep.columns import Table, TableWriter, is_whole
-from data_prep.population import (
-    EVAL,
-    PIXELS,
-    TRAIN,
-    Item,
-    LabelChoice,
-    Placed,
-    Population,
-    write_population,
-)
-from pipeline.data.labels import LabelSpace
 from pipeline.spec import Misuse
 
 DTYPE = np.dtype([("name_end", "<u8"), ("size", "<u4"), ("kind", "u1")])
-ANY = LabelChoice(None, (), {})
-HERE: list[Container] = [{"path": "images.tar", "strip": ""}]
 
 # Every name that a file system or a tar can have: text, and bytes that are no UTF-8.
 NAMES = st.one_of(st.text(max_size=40), st.binary(max_size=40)).map(
@@ -45,10 +32,6 @@ def write(path: Path, *rows: tuple, **about: object) -> Table:
             table.add(*row)
         table.about = about
     return Table(path, DTYPE)
-
-
-def item(name: str, cls: str = "cat", split: str = TRAIN, pixels: str = "") -> Item:
-    return Item(Place(name, 0, 512, 100), split, cls, pixels)
 
 
 def num_open() -> int:
@@ -100,8 +83,45 @@ class TestTable:
     def test_rows_that_are_missing_are_noticed(self, tmp_path):
         write(tmp_path / "t", ("a", 1, 1), ("b", 2, 2))
         os.truncate(tmp_path / "t.rows", DTYPE.itemsize)
-        with pytest.raises(Misuse, match="damaged; remove its folder and build again"):
+        message = r"t\.rows: has 13 bytes, 26 were written: .*run the same command again.* remove"
+        with pytest.raises(Misuse, match=message):
             Table(tmp_path / "t", DTYPE)
+
+    @pytest.mark.parametrize("suffix", ["rows", "names", "odd"])
+    @pytest.mark.parametrize("cut", [5, None])
+    def test_a_cut_or_missing_file_is_named_and_the_table_counts_as_none(
+        self, tmp_path, suffix, cut
+    ):
+        with TableWriter(tmp_path / "t", DTYPE, ("odd",)) as table:
+            table.add("name-1", 1, 1)
+            table.add_line("odd", ["a", "b"])
+        assert is_whole(tmp_path / "t")
+        file = tmp_path / f"t.{suffix}"
+        if cut is None:
+            file.unlink()
+        else:
+            os.truncate(file, file.stat().st_size - cut)
+        assert not is_whole(tmp_path / "t")
+        with pytest.raises(Misuse, match=rf"t\.{suffix}: .* or remove the folder {tmp_path}"):
+            Table(tmp_path / "t", DTYPE)
+
+    def test_a_table_of_an_older_version_counts_as_none(self, tmp_path):
+        write(tmp_path / "t", ("a", 1, 1))
+        (tmp_path / "t.json").write_text('{"rows": 1, "about": {}}')
+        assert not is_whole(tmp_path / "t")
+        with pytest.raises(Misuse, match="unfinished; run the same command again"):
+            Table(tmp_path / "t", DTYPE)
+
+    def test_lists_come_back_line_by_line_and_stay_out_of_the_json(self, tmp_path):
+        values = [["\udcff\n", number] for number in range(1000)]
+        with TableWriter(tmp_path / "t", DTYPE, ("odd", "empty")) as table:
+            for value in values:
+                table.add_line("odd", value)
+        read = Table(tmp_path / "t", DTYPE)
+        assert list(read.lines("odd")) == values == list(read.lines("odd"))
+        assert (read.num_lines("odd"), read.num_lines("empty")) == (1000, 0)
+        assert not list(read.lines("empty"))
+        assert (tmp_path / "t.json").stat().st_size < 300
 
     def test_values_are_mapped_to_others_in_the_file(self, tmp_path):
         with TableWriter(tmp_path / "t", DTYPE) as table:
@@ -118,7 +138,9 @@ class TestTable:
         with (tmp_path / "t.rows").open("wb") as file:
             np.zeros(1_000_000, DTYPE).tofile(file)
         (tmp_path / "t.names").touch()
-        (tmp_path / "t.json").write_text('{"rows": 1000000, "about": {}}')
+        sizes = {"rows": 1_000_000 * DTYPE.itemsize, "names": 0}
+        values = {"rows": 1_000_000, "lines": {}, "bytes": sizes, "about": {}}
+        (tmp_path / "t.json").write_text(json.dumps(values))
         tracemalloc.start()
         table = Table(tmp_path / "t", DTYPE)
         assert table.name(999_999) == "" and len(table) == 1_000_000
@@ -174,7 +196,7 @@ class TestCatalogue:
             writer.add("cat/1.jpg", 512, 10, tar)
             writer.add("eval/\udcff.jpg", 0, 3_000_000_000_000, tree)
             writer.folders |= {"cat", "dog"}
-            writer.refused.append(Note("link", "link", "a link"))
+            writer.refuse([Note("link", "link", "a link")])
             writer.finish("abc")
         read = Catalogue(tmp_path / "c")
         assert list(read.places()) == [
@@ -183,102 +205,18 @@ class TestCatalogue:
         ]
         assert read.containers[tree] == {"path": str(tmp_path / "tree"), "strip": "eval/"}
         assert (read.folders, read.fingerprint) == (["cat", "dog"], "abc")
-        assert read.refused == [Note("link", "link", "a link")]
+        assert list(read.refused) == [Note("link", "link", "a link")]
 
-
-class TestPopulation:
-    @pytest.fixture
-    def populate(self, tmp_path):
-        def make(items, choice: LabelChoice = ANY, **placed) -> Population:
-            return write_population(tmp_path / "p", Placed(items, **placed), HERE, choice)
-
-        return make
-
-    def test_a_derived_label_space_is_the_sorted_classes_of_train(self, populate):
-        items = [item("3", "dog"), item("1", "ant"), item("2", "cat", EVAL), item("0", "cat")]
-        read = populate(items, folders={"bee"})
-        assert read.classes == ["ant", "bee", "cat", "dog"], "an empty folder is a class"
-        assert [read.classes[c] for c in read.rows["cls"]] == ["dog", "ant", "cat", "cat"]
-        assert [read.splits[s] for s in read.rows["split"]] == [TRAIN, TRAIN, EVAL, TRAIN]
-        assert [read.name(n) for n in range(4)] == ["3", "1", "2", "0"], "in the order of items"
-        assert read.place(1) == Place("1", 0, 512, 100) and read.containers == HERE
-
-    def test_a_layouts_own_classes_keep_their_order_and_those_of_no_image(self, populate):
-        read = populate([item("1", "b"), item("2", "a", EVAL)], classes=("b", "none", "a"))
-        assert read.classes == ["b", "none", "a"] and read.rows["cls"].tolist() == [0, 2]
-
-    def test_a_published_label_space_numbers_and_refuses_by_name(self, populate):
-        space = LabelSpace(name="two", classes=("dog", "cat"), display=("Dog", "Cat"))
-        items = [item("1", "cat"), item("2", "eel"), item("3", "dog")]
-        read = populate(items, LabelChoice(space, (), {}))
-        assert read.classes == ["dog", "cat"] and read.rows["cls"].tolist() == [1, 0]
-        assert read.display == ["Dog", "Cat"]
-        (note,) = read.refused
-        assert (note.file, note.kind) == ("2", "class not in the label space")
-        assert "class 'eel' is not in the label space two" in note.reason
-
-    def test_only_the_classes_that_were_asked_for(self, populate):
-        items = [item("1", "cat"), item("2", "dog"), item("3", "ant"), item("4", "dog", EVAL)]
-        read = populate(items, LabelChoice(None, ("dog", "ant"), {}))
-        assert read.classes == ["ant", "dog"] and read.rows["cls"].tolist() == [1, 0, 1]
-        assert read.refused == [], "nobody asked for the others"
-
-    def test_asked_classes_keep_the_order_of_the_layouts_label_space(self, populate):
-        items = [item("1", "z"), item("2", "a"), item("3", "m")]
-        read = populate(items, LabelChoice(None, ("a", "z"), {}), classes=("z", "m", "a"))
-        assert read.classes == ["z", "a"] and read.rows["cls"].tolist() == [0, 1]
-
-    @pytest.mark.parametrize(
-        ("items", "choice", "said"),
-        [
-            ([], ANY, "no image with a class; arrange the images as CLASS/name.jpg"),
-            ([item("1"), item("2", "dog", EVAL)], ANY, "class 'dog' .* but no train folder"),
-            ([item("1")], LabelChoice(None, ("cot",), {}), "no class 'cot'; similar: cat"),
-            (
-                [item("1"), item("2", "dog", EVAL)],
-                LabelChoice(None, ("cat", "dog"), {}),
-                "--classes: the source has no class 'dog'",
-            ),
-        ],
-    )
-    def test_mistakes_are_named_and_leave_no_population(self, populate, items, choice, said):
-        with pytest.raises(Misuse, match=said):
-            populate(items, choice)
-
-    def test_a_mistake_removes_the_population_of_before(self, populate, tmp_path):
-        populate([item("1")])
-        with pytest.raises(Misuse):
-            populate([])
-        assert not is_whole(tmp_path / "p")
-
-    def test_names_for_people_come_from_the_person_then_from_the_layout(self, populate):
-        items = [item("1", "a"), item("2", "b"), item("3", "c")]
-        read = populate(items, LabelChoice(None, (), {"a": "mine"}), display={"a": "A", "b": "B"})
-        assert read.display == ["mine", "B", "c"]
-        assert populate(items).display == []
-
-    def test_raw_pixels_are_told_from_files(self, populate):
-        read = populate([item("1", pixels="planes32"), item("2")])
-        assert [PIXELS[p] for p in read.rows["pixels"]] == ["planes32", ""]
-
-    def test_what_a_layout_refuses_while_it_yields_is_kept(self, tmp_path):
-        placed = Placed(())
-
-        def items() -> Iterator[Item]:
-            yield item("1")
-            placed.refused.append(Note("odd", "odd", "odd"))
-
-        placed.items = items()
-        read = write_population(tmp_path / "p", placed, HERE, ANY)
-        assert read.refused == [Note("odd", "odd", "odd")]
-
-    def test_no_object_of_an_image_is_kept(self, tmp_path):
-        def peak(count: int) -> int:
-            items = (item(f"class/image-{n:07d}.jpg", f"c{n % 10}") for n in range(count))
-            tracemalloc.start()
-            write_population(tmp_path / "p", Placed(items), HERE, ANY)
-            found = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            return found
-
-        assert peak(140_000) < 1.3 * peak(70_000)
+    def test_notes_and_folders_are_not_read_with_the_catalogue(self, tmp_path):
+        with CatalogueWriter(tmp_path / "c") as writer:
+            writer.folders |= {f"folder-{number}" for number in range(20_000)}
+            writer.refuse(Note(f"link-{number}", "link", "a link") for number in range(20_000))
+            assert writer.num_noted == 40_000
+            writer.finish("abc")
+        tracemalloc.start()
+        read = Catalogue(tmp_path / "c")
+        count = sum(note.kind == "link" for note in read.refused)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (count, len(read.refused), len(read.folders)) == (20_000, 20_000, 20_000)
+        assert peak < 300_000

@@ -80,7 +80,7 @@ def test_the_table_says_how_a_set_came_about(tmp_path: Path) -> None:
         noted=Notes.of([("c.jpg", "exif", "orientation 6")]),
         leaks=3,
         eval_twins=2,
-        against=("abcdef0123456789",),
+        against=("abcdef0123456789:train,eval",),
     )
     table = describe(tmp_path)
     for text in (
@@ -91,7 +91,7 @@ def test_the_table_says_how_a_set_came_about(tmp_path: Path) -> None:
         "short side 256 px, JPEG quality 90",
         "of 40 kB in the sources",
         "3 dropped from train because a held-out split has them; 2 in eval and in train at once",
-        "compared with the data set abcdef012345",
+        "compared with train,eval of data set abcdef012345",
         "rejected: 12 (12 truncated)",
         "... and 2 more, see rejects.jsonl",
         "dropped: 1 (1 duplicate)",

@@ -19,12 +19,12 @@ import pytest
 
 import data_prep.inflate as inflate
 import data_prep.spool as spool_module
-from data_prep.catalogue import Catalogue, Reader
+from data_prep.catalogue import Catalogue, Container, Reader
 from data_prep.failure import Failed
 from data_prep.inflate import Budget, Inflater, estimate_bytes
 from data_prep.listing import Region
 from data_prep.order import rank_of
-from data_prep.spool import num_buckets, spool
+from data_prep.spool import are_whole, num_buckets, spool
 from data_prep.tar import Damaged
 
 FILES = {f"n{i % 7}/{i:03d}.jpg": random.Random(i).randbytes(900 + i) for i in range(200)}
@@ -268,3 +268,18 @@ def test_a_gzip_is_read_by_pieces_whatever_it_claims(monkeypatch: pytest.MonkeyP
 
     Inflater(read, 0, len(data), "x.gz").drain()
     assert max(asked) <= 64 << 10
+
+
+def test_a_bucket_that_was_cut_or_is_gone_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "spools"
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES)))
+    containers = spool(region, folder, 0).containers
+    elsewhere: list[Container] = [{"path": str(tmp_path / "gone.tar"), "strip": ""}]
+    assert are_whole([*containers, *elsewhere], folder)
+    bucket = Path(containers[0]["path"])
+    os.truncate(bucket, bucket.stat().st_size - 1)
+    assert not are_whole(containers, folder)
+    bucket.unlink()
+    assert not are_whole(containers, folder)
+    spool(region, folder, 0)
+    assert are_whole(containers, folder)

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import data_prep.write as write_module
 from data_prep.tarwrite import MAX_NAME_BYTES, TarWriter, header_of
 from data_prep.write import index_entries, key_of
 from pipeline.data.index import ENTRY, SplitIndex
@@ -149,3 +151,40 @@ def test_timm_finds_the_splits_by_itself(built: Path) -> None:
     assert classes == Counter({0: 4, 1: 3})
     assert train.split_info.filenames == ("train/shard-000000.tar", "train/shard-000001.tar")
     assert train.split_info.shard_lengths == (4, 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 100), max_size=40), st.integers(1, 250))
+def test_windows_hold_all_images_in_order_and_no_more_than_they_may(
+    sizes: list[int], limit: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_module, "WINDOW_BYTES", limit)
+        found = list(write_module.windows(np.array(sizes, np.uint32)))
+    assert [n for start, end in found for n in range(start, end)] == list(range(len(sizes)))
+    for start, end in found:
+        assert end == start + 1 or sum(sizes[start:end]) <= limit
+        assert end == len(sizes) or sum(sizes[start : end + 1]) > limit, "no smaller than need be"
+
+
+def test_a_large_shard_takes_a_window_of_memory(
+    tmp_path: Path,
+    make_tree: MakeTree,
+    run_build: RunBuild,
+    digests: Callable[[Path], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And its bytes are those that it has when it is read whole."""
+    tree = make_tree({"cat": 6, "dog": 6})
+    for number, path in enumerate(sorted(tree.rglob("*.jpg"))):
+        comment = b"".join(b"\xff\xfe\xff\xff" + bytes([number]) * 65_533 for _ in range(8))
+        path.write_bytes(path.read_bytes()[:2] + comment + path.read_bytes()[2:])
+    run_build(tree, "whole")
+    monkeypatch.setattr(write_module, "WINDOW_BYTES", 1_100_000)
+    tracemalloc.start()
+    run_build(tree, "windows")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (tar,) = (tmp_path / "windows").glob("train/*.tar")
+    assert tar.stat().st_size > 6_000_000 and peak < 4_000_000
+    assert digests(tmp_path / "windows") == digests(tmp_path / "whole")
