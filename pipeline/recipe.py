@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipeline.checkpoint.settings import CheckpointSpec
 from pipeline.data.augment import AugmentSpec
 from pipeline.data.loading import LoaderSpec
+from pipeline.data.places import PlacesSpec
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.evaluate.settings import EvaluateSpec
 from pipeline.models.table import ModelSpec
@@ -42,7 +43,7 @@ class BatchSpec(Spec):
 
 
 class DataSpec(Spec):
-    """A folder of shards and what is known of it before it is there (a data card's counts).
+    """A folder or URL of shards and what is known of it before it is there (a card's counts).
 
     `stream` is a pattern of tars without an index to train on instead of the `train` split, in
     plain webdataset order and with its fewer promises; the folder still gives classes and `eval`.
@@ -57,6 +58,8 @@ class DataSpec(Spec):
     num_classes: int | None = Field(default=None, gt=1)
     source: str = ""
     stream: str | None = None
+    shards: PlacesSpec = PlacesSpec()
+    """How they come to this node."""
 
     @model_validator(mode="after")
     def _stream_has_a_length(self) -> Self:

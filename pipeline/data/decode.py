@@ -1,77 +1,149 @@
-"""From image bytes to uint8 pixels, with Pillow: the two functions a faster decoder will fill.
+"""From image bytes to uint8 pixels: only what a crop needs is decoded, resized on the way.
 
-Pixels equal torchvision's `resized_crop` on Pillow images: crop first, then antialiased resize.
-Only JPEG, PNG and WebP are opened. Grey and CMYK become RGB; EXIF orientation is ignored, as in
-every published ImageNet result; transparency is dropped. A damaged image is an error, never half
-an image.
+The extension pipeline.data._native does it for ordinary JPEGs. What it refuses (progressive, CMYK,
+PNG, anything damaged or odd) goes through Pillow (decode_safe), and all of it does where the
+extension was not built; the pixels are the same: torchvision's crop and antialiased resize.
 """
 
-import io
+import functools
+import importlib
+import warnings
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.augment import AugmentSpec, crop_box
+from pipeline.data.augment import AugmentSpec, Draw, draw
+from pipeline.data.decode_safe import BrokenImage, View, open_rgb, sample_points, show
+from pipeline.data.ops import apply_ops
 from pipeline.data.preprocess import PreprocessSpec
-from pipeline.data.randaugment import randaugment
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+__all__ = ["BrokenImage", "decode_crop", "decode_eval", "decode_train", "open_rgb"]
 
 
-class BrokenImage(ValueError):
-    """Bytes that are no whole image of a known format; the caller says where they came from."""
+def _load_native() -> ModuleType | None:
+    try:
+        return importlib.import_module("pipeline.data._native")
+    except ImportError:
+        return None
+
+
+_NATIVE = _load_native()
+_FILTER_CODES = {("bilinear", True): 0, ("bicubic", True): 1, ("bilinear", False): 2}
+"""The extension's number of an interpolation with or without antialiasing."""
 
 
 def decode_train(
-    data: bytes, px: int, spec: AugmentSpec, magnitude: float, rng: np.random.Generator
+    data: bytes | memoryview,
+    px: int,
+    spec: AugmentSpec,
+    magnitude: float,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return a randomly cropped, flipped and augmented image, (px, px, 3) uint8.
+    """Return a randomly cropped, flipped and augmented image, (px, px, 3) uint8, in `out` if given.
 
     `magnitude` is RandAugment's (0 = off); all draws come from `rng`.
 
     Raises:
         BrokenImage: `data` is not a whole image.
     """
-    image = open_rgb(data)
-    box = crop_box(image.width, image.height, spec, rng)
-    image = image.crop(box).resize((px, px), _FILTERS[spec.interpolation])
-    if spec.hflip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if spec.kind == "randaugment":
-        image = randaugment(image, magnitude, spec.num_layers, rng, spec.reference_px)
-    return np.asarray(image)
+    out = np.empty((px, px, 3), np.uint8) if out is None else out
+    drawn = decode_crop(data, px, spec, magnitude, rng, out)
+    apply_ops(out, drawn.ops)
+    return out
 
 
-def decode_eval(data: bytes, spec: PreprocessSpec, px: int) -> np.ndarray:
-    """Return the image as it is evaluated, (px, px, 3) uint8; nothing is random.
+def decode_crop(
+    data: bytes | memoryview,
+    px: int,
+    spec: AugmentSpec,
+    magnitude: float,
+    rng: np.random.Generator,
+    out: np.ndarray,
+) -> Draw:
+    """Fill `out`, (px, px, 3) uint8, with the random crop, flipped or not; operations are left.
+
+    They stand in the result, for whoever applies them, here or on a device.
 
     Raises:
         BrokenImage: `data` is not a whole image.
     """
-    image = open_rgb(data)
-    box = spec.box(image.width, image.height, px)
-    filter = _FILTERS[spec.interpolation]
-    if spec.antialias:
-        return np.asarray(image.crop(box).resize((px, px), filter))
-    return np.asarray(image.transform((px, px), Image.Transform.EXTENT, box, filter))
+    image = None
+    size = _jpeg_size(data)
+    if size is None:
+        image = open_rgb(data)
+        size = image.size
+    drawn = draw(*size, px, spec, magnitude, rng)
+    view = View(drawn.box, drawn.flip, spec.interpolation, spec.antialias)
+    if image is not None or not _show_fast(data, view, out):
+        show(image or _open_as(data, size), view, out)
+    return drawn
 
 
-def open_rgb(data: bytes) -> Image.Image:
-    """Decode `data` fully and return it as RGB; BrokenImage where that is impossible."""
+def decode_eval(
+    data: bytes | memoryview, spec: PreprocessSpec, px: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the image as it is evaluated, (px, px, 3) uint8, in `out` if given; nothing is random.
+
+    Raises:
+        BrokenImage: `data` is not a whole image.
+    """
+    out = np.empty((px, px, 3), np.uint8) if out is None else out
+    if not spec.antialias:
+        image = open_rgb(data)
+        box = spec.box(*image.size, px)
+        out[:] = sample_points(image, box, px, spec.interpolation)
+        return out
+    size = _jpeg_size(data)
+    if size is None or not _show_fast(data, _eval_view(spec, size, px), out):
+        image = open_rgb(data)
+        show(image, _eval_view(spec, image.size, px), out)
+    return out
+
+
+@functools.cache
+def warn_if_slow() -> None:
+    """Say, once in a process, that the extension is missing; whoever starts a loader calls this."""
+    if _NATIVE is None:
+        warnings.warn(
+            "images are decoded by Pillow alone, 2 to 4 times slower: the extension "
+            "pipeline.data._native was not built; `apt-get install build-essential python3-dev "
+            "libjpeg-dev`, remove .venv/.installed, then `make env`",
+            stacklevel=2,
+        )
+
+
+def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return (width, height) where the extension can read them."""
+    if _NATIVE is None:
+        return None
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                return _from_deep_grey(image)
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise BrokenImage(f"too large to be decoded safely ({error})") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise BrokenImage(f"not a whole image ({error})") from None
+        return _NATIVE.size(data)
+    except ValueError:
+        return None
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey image as RGB: the upper 8 bits, where Pillow alone would clip."""
-    grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+def _show_fast(data: bytes | memoryview, view: View, out: np.ndarray) -> bool:
+    """Show `view` by the extension; False where another decoder must judge."""
+    assert _NATIVE is not None
+    code = _FILTER_CODES.get((view.interpolation, view.antialias))
+    if code is not None:
+        return _NATIVE.crop_resize(data, view.box, out, code, view.flip)
+    width, height = view.box[2] - view.box[0], view.box[3] - view.box[1]
+    part = np.empty((height, width, 3), np.uint8)
+    if not _NATIVE.crop_resize(data, view.box, part, 0, False):
+        return False
+    show(Image.fromarray(part), view._replace(box=(0, 0, width, height)), out)
+    return True
+
+
+def _open_as(data: bytes | memoryview, size: tuple[int, int]) -> Image.Image:
+    image = open_rgb(data)
+    if image.size != size:
+        raise BrokenImage(f"its headers disagree: {size} and {image.size} px")
+    return image
+
+
+def _eval_view(spec: PreprocessSpec, size: tuple[int, int], px: int) -> View:
+    return View(spec.box(*size, px), False, spec.interpolation)

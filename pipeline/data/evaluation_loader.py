@@ -4,19 +4,33 @@ Rank r takes the ids r, r + world, ...; ranks may get different numbers of batch
 must not talk to other ranks batch by batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pipeline.data.batches import EvalBatch, pad_labels
-from pipeline.data.decode import BrokenImage, decode_eval
+from pipeline.data.batches import Demand, EvalBatch
+from pipeline.data.decode import BrokenImage, decode_eval, warn_if_slow
 from pipeline.data.index import SplitIndex
+from pipeline.data.loader import PIECE_IMAGES
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.data.reader import ShardReader
-from pipeline.data.workers import in_workers
+from pipeline.data.ring import Shape
+from pipeline.data.rows import Part, empty_part, joined
+from pipeline.data.worker import Piece
+from pipeline.data.workers import Feed, num_pieces
+
+
+class Range(NamedTuple):
+    """The ids of a batch: `first`, `first + world`, ..., `count` of them."""
+
+    first: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] - no one counts fields
+    world: int
 
 
 @dataclass(frozen=True)
@@ -26,17 +40,28 @@ class MakeEvalBatch:
     reader: ShardReader
     preprocess: PreprocessSpec
     px: int
+    piece_images: int = PIECE_IMAGES
 
-    def __call__(self, ids: np.ndarray) -> EvalBatch:
-        images = np.empty((len(ids), self.px, self.px, 3), np.uint8)
-        for image, sample_id in zip(images, ids.tolist(), strict=True):
+    def shape(self, ticket: Range) -> Shape:
+        """Return (B, px, px, 3)."""
+        return ticket.count, self.px, self.px, 3
+
+    def make(self, ticket: Range, piece: Piece, out: np.ndarray) -> Part:
+        """Write the images of a piece."""
+        part = empty_part()
+        for row, number in zip(out, range(piece.start, piece.stop), strict=True):
+            sample_id = ticket.first + number * ticket.world
             data = self.reader.read(sample_id)
             try:
-                image[:] = decode_eval(data, self.preprocess, self.px)
+                decode_eval(data, self.preprocess, self.px, row)
             except BrokenImage as error:
                 raise self.reader.broken(sample_id, str(error)) from None
-        labels = pad_labels([self.reader.index.labels(sample_id) for sample_id in ids.tolist()])
-        return EvalBatch(torch.from_numpy(images), labels, torch.from_numpy(ids))
+            part.add(sample_id, self.reader.index.labels(sample_id))
+        return part
+
+    def finish(self, ticket: Range, images: Tensor, parts: Sequence[Part]) -> EvalBatch:
+        """Put the batch together."""
+        return EvalBatch(images, *joined(parts))
 
 
 def eval_batches(
@@ -66,8 +91,21 @@ def eval_batches(
         LoaderFailed: a worker died or was too slow.
     """
     assert 0 <= rank < world and batch >= 1
-    own = np.arange(rank, len(index), world, dtype=np.int64)
-    tickets = [own[start : start + batch] for start in range(0, len(own), batch)]
+    warn_if_slow()
+    own = len(range(rank, len(index), world))
+    tickets = [
+        Range(rank + start * world, min(batch, own - start), world)
+        for start in range(0, own, batch)
+    ]
     job = MakeEvalBatch(ShardReader(index), preprocess, px or preprocess.eval_px)
-    spec = LoaderSpec(workers=min(workers, len(tickets)), timeout_s=timeout_s)
-    return in_workers(job, tickets, spec, torch.cuda.is_available())
+    demand = Demand(batch * job.px * job.px * 3, at_once=1, num_images=batch)
+    pieces = sum(num_pieces(ticket.count, job.piece_images) for ticket in tickets)
+    spec = LoaderSpec(workers=min(workers, pieces), timeout_s=timeout_s)
+    return _all(Feed(job, spec, demand, torch.cuda.is_available()), tickets)
+
+
+def _all(feed: Feed[Range, Part, EvalBatch], tickets: Sequence[Range]) -> Generator[EvalBatch]:
+    try:
+        yield from feed.batches(tickets)
+    finally:
+        feed.close()

@@ -1,18 +1,20 @@
 """The index beside each shard: where every image lies in the tar, and its labels.
 
 `shard-000000.idx.npy` is an array of `ENTRY`, `shard-000000.lab.npy` one flat int32 array into
-which the entries point. Both are memory-mapped, so that a start reads nothing and workers share
-pages. A sample's global id counts through the shards of its split in the order of the manifest.
+which the entries point. A start reads none of them: a shard's are read when it is first needed. A
+sample's global id counts through the shards of its split in the order of the manifest.
 """
 
-import hashlib
 import tarfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.data.index_files import Known, load_array, map_array
 from pipeline.data.manifest import Manifest, Shard
+from pipeline.data.places import LocalPlaces, Places
 from pipeline.spec import Misuse
 
 ENTRY = np.dtype(
@@ -27,8 +29,11 @@ ENTRY = np.dtype(
         ("height", "<u2"),  # px
     ]
 )
+LABEL = np.dtype("<i4")
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Members of a sample that hold the image, by the part of the name after its first dot."""
+HELD_BYTES = 24 << 20
+"""Most memory that the indexes read last may take in one process, mapped files aside."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -40,18 +45,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 def read_index(path: Path) -> np.ndarray:
     """Memory-map an index; Misuse where it is missing or no array of ENTRY."""
-    entries = _map(path)
-    if entries.dtype != ENTRY or entries.ndim != 1:
-        raise Misuse(f"{path}: holds {entries.dtype}, not index entries; {_REMEDY}")
-    return entries
+    return map_array(path, ENTRY, "index entries")
 
 
 def read_labels(path: Path) -> np.ndarray:
     """Memory-map the flat labels (int32); Misuse where they are missing or of another type."""
-    labels = _map(path)
-    if labels.dtype != np.dtype("<i4") or labels.ndim != 1:
-        raise Misuse(f"{path}: holds {labels.dtype}, not int32 labels; {_REMEDY}")
-    return labels
+    return map_array(path, LABEL, "int32 labels")
 
 
 def read_key(tar: Path, header: int) -> str:
@@ -67,32 +66,47 @@ def read_key(tar: Path, header: int) -> str:
 class SplitIndex:
     """All entries of one split, by global sample id; opened shard by shard when first needed.
 
-    It may be pickled: a worker process opens its own memory maps.
+    It may be pickled: a worker process reads the files again.
+
+    Args:
+        folder: with the manifest and the indexes; for a URL, its mirror on this node.
+        manifest: of the data set.
+        split: its name in the manifest.
+        places: where the tars are; without, beside their indexes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, places: Places | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.split = split
         self.shards: tuple[Shard, ...] = manifest.split(split).shards
+        self.places: Places = places or LocalPlaces(self.folder, self.shards)
         counts = [shard.num_samples for shard in self.shards]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._count = int(self.starts[-1])
+        self._forget()
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self._count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": OrderedDict(), "_held_bytes": 0, "_known": Known()}
+
+    def _forget(self) -> None:
+        self._open: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._held_bytes = 0
+        self._known = Known()
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """Return (shard number, row in its index) of a sample id; IndexError outside the split."""
-        if not 0 <= sample_id < len(self):
+        if not 0 <= sample_id < self._count:
             raise IndexError(f"sample {sample_id} of split '{self.split}' with {len(self)} samples")
-        shard = int(np.searchsorted(self.starts, sample_id, side="right")) - 1
+        shard = int(self.starts.searchsorted(sample_id, "right")) - 1
         return shard, int(sample_id - self.starts[shard])
 
     def tar(self, shard: int) -> Path:
-        """Return the path of shard number `shard`."""
+        """Return the path of shard number `shard` beside its index, where it may not have come."""
         return self.folder / self.shards[shard].file
 
     def entry(self, sample_id: int) -> np.void:
@@ -110,38 +124,42 @@ class SplitIndex:
     def key(self, sample_id: int) -> str:
         """Return the key of a sample, read from the tar."""
         shard, row = self.locate(sample_id)
-        return read_key(self.tar(shard), int(self.arrays(shard)[0][row]["header"]))
+        tar = self.places.path(shard)
+        try:
+            return read_key(tar, int(self.arrays(shard)[0][row]["header"]))
+        finally:
+            self.places.release(shard)
 
     def arrays(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (entries, flat labels) of shard number `shard`, checked against the manifest.
 
         Raises:
             Misuse: the index is missing or is not the one that the manifest names.
+            Failure: the disk returns errors.
         """
-        if shard not in self._open:
-            record = self.shards[shard]
-            index, labels = self.folder / record.index_file, self.folder / record.labels_file
-            _check_digest(index, record.index_sha256)
-            _check_digest(labels, record.labels_sha256)
-            self._open[shard] = (read_index(index), read_labels(labels))
-            assert len(self._open[shard][0]) == record.num_samples
-        return self._open[shard]
+        found = self._open.get(shard)
+        if found is None:
+            found = self._load(shard)
+            self._held_bytes += _held_bytes(found)
+            while self._held_bytes > HELD_BYTES and self._open:
+                self._held_bytes -= _held_bytes(self._open.popitem(last=False)[1])
+            self._open[shard] = found
+        else:
+            self._open.move_to_end(shard)
+        return found
+
+    def _load(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        record, known = self.shards[shard], self._known
+        path = self.folder / record.index_file
+        entries = load_array(path, record.index_sha256, ENTRY, "index entries", known)
+        if len(entries) != record.num_samples:
+            raise Misuse(
+                f"{path}: holds {len(entries)} entries, the manifest says {record.num_samples}; "
+                "index the folder again"
+            )
+        path = self.folder / record.labels_file
+        return entries, load_array(path, record.labels_sha256, LABEL, "int32 labels", known)
 
 
-_REMEDY = "run `python -m data_prep verify` on its folder, then build or index it again"
-
-
-def _check_digest(path: Path, sha256: str) -> None:
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise Misuse(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
-    if found != sha256:
-        raise Misuse(f"{path}: its sha256 differs from the manifest's; {_REMEDY}")
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise Misuse(f"{path}: cannot be read as an index ({error}); {_REMEDY}") from None
+def _held_bytes(arrays: tuple[np.ndarray, ...]) -> int:
+    return sum(array.nbytes for array in arrays if not isinstance(array, np.memmap))

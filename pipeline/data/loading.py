@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.data.bad import BadSpec
 from pipeline.spec import Spec
 
 
@@ -14,7 +15,7 @@ class LoaderSpec(Spec):
     workers: int = Field(default=4, ge=0)
     """Processes of each rank; 0 reads in the training process itself."""
     prefetch: int = Field(default=2, ge=1)
-    """Micro-batches that each worker holds ready."""
+    """Pieces of micro-batches (16 images) that each worker is ahead; a step is always ahead."""
     timeout_s: int = Field(default=300, ge=1)
     """A micro-batch that takes longer ends the attempt with an error instead of a hang."""
     start_method: Literal["fork", "forkserver", "spawn"] = "fork"
@@ -23,3 +24,7 @@ class LoaderSpec(Spec):
     window: int = Field(default=1024, ge=0)
     """Samples shuffled together inside a lane (about a shard); 0 shuffles whole lanes, which is
     right for tars whose samples are sorted by class."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """gpu sends the files as they are, for the GPU to decode; its pixels differ by rounding."""
+    bad: BadSpec = BadSpec()
+    """What happens with samples that cannot be used."""

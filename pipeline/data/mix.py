@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.transfer import upload
 from pipeline.spec import Misuse
 
 MIN_GROUP = 4
@@ -75,7 +76,7 @@ def cut_mix(
     """Replace a box of each image by its mirror's, and that share of the target."""
     height, width = images.shape[-2:]
     boxes = cut_boxes(len(images), height, width, alpha, rng)
-    left, top, right, bottom = (torch.from_numpy(side).to(images.device) for side in boxes)
+    left, top, right, bottom = upload(torch.from_numpy(boxes), images.device)
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
     inside_rows = (rows >= top[:, None]) & (rows < bottom[:, None])
@@ -105,4 +106,4 @@ def _blend(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _to(draws: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(draws).to(like.device, like.dtype)
+    return upload(torch.from_numpy(draws).to(like.dtype), like.device)

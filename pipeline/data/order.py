@@ -3,8 +3,10 @@
 Slot s of step k is position p = k * global_batch + s, epoch p // N, offset p % N. An epoch lies in
 `lanes` (lane = offset % lanes). Each lane owns one contiguous range of the sample ids, another one
 in every epoch, and walks it window by window: windows permuted, then shuffled inside, so that
-reads stay near each other. A window of 0 shuffles a whole lane at once: best for tars whose samples
-are sorted by class. Every id comes exactly once per epoch, and a seek costs nothing.
+reads stay near each other. What a lane has left over beside its whole windows comes somewhere among
+them; were it always last, epochs would resemble each other. A window of 0 shuffles a whole lane at
+once: best for tars whose samples are sorted by class. Every id comes exactly once per epoch, and a
+seek costs nothing.
 """
 
 from functools import lru_cache
@@ -55,11 +57,14 @@ class Order:
         index, lane = np.divmod(offset, self.lanes)
         length = self.num_samples // self.lanes + (lane < self.num_samples % self.lanes)
         size = np.full_like(length, self.window) if self.window else length
-        full = length // size  # whole windows; the rest of the lane is served last
-        window, inside = np.divmod(index, size)
         key = lane.astype(np.uint64) << np.uint64(32)
+        full, rest = np.divmod(length, size)
+        before = (_mix(key + layout.rest_key) % (full + 1).astype(np.uint64)).astype(np.int64)
+        end = before * size + rest
+        is_rest = (index < end) & (index >= end - rest)
+        window, inside = np.divmod(np.where(index < end, index, index - rest), size)
         moved = _shuffle(window, np.maximum(full, 1), key, layout.keys[0])
-        window = np.where(window < full, moved, window)
+        window = np.where(is_rest, full, moved)
         size = np.minimum(size, length - window * size)
         start = window * (self.window or 1)
         inside = _shuffle(inside, size, key + window.astype(np.uint64), layout.keys[1])
@@ -99,6 +104,8 @@ class _Layout(NamedTuple):
     """(lanes,) first id of each lane's range; ranges are in random order and wrap around at N."""
     keys: np.ndarray
     """(2, 2, rounds) uint64: round keys for the order of windows and for the inside."""
+    rest_key: np.uint64
+    """Says after how many whole windows each lane serves the rest."""
 
 
 @lru_cache(maxsize=4)
@@ -110,7 +117,7 @@ def _layout(seed: int, epoch: int, num_samples: int, lanes: int) -> _Layout:
     starts = np.empty(lanes, np.int64)
     starts[arrangement] = np.cumsum(lengths) - lengths + shift
     keys = rng.integers(0, 2**64, size=(2, 2, _ROUNDS), dtype=np.uint64)
-    return _Layout(starts, keys)
+    return _Layout(starts, keys, rng.integers(0, 2**64, dtype=np.uint64))
 
 
 def _shuffle(x: np.ndarray, size: np.ndarray, key: np.ndarray, rounds: np.ndarray) -> np.ndarray:

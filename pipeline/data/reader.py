@@ -1,16 +1,24 @@
 """Reads one image's bytes straight from its tar and checks them.
 
 One pread at the indexed offset, then crc32c: 199 of 200 single bit flips in a JPEG decode without
-any error, so only a checksum finds them. Whatever is wrong, the error names the shard and the key.
+any error, so only a checksum finds them. Whatever is wrong, the error names the shard and the key,
+and what became of the file: cut, replaced or changed since, newer than its index.
 """
 
+import errno
+import io
 import os
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from pipeline.data.index import SplitIndex
+from pipeline.data.index_files import DISK_ERRORS, DISK_REMEDY
+from pipeline.data.places import ShardGone
 from pipeline.spec import Failure
 
 
@@ -18,19 +26,26 @@ class BrokenSample(Failure):
     """A sample that cannot be used as it is: the message names shard, key and remedy."""
 
 
+class _Tar(NamedTuple):
+    """A tar that is open, and when it was last changed as it was opened."""
+
+    file: io.FileIO
+    mtime_ns: int
+
+
 class ShardReader:
     """Reads samples of a split by global id; may be pickled and forked.
 
     Args:
-        index: of the split.
+        index: of the split; its `places` say where the tars are.
         max_open: tars kept open at once by this process (a lane has one or two in use).
     """
 
     def __init__(self, index: SplitIndex, max_open: int = 512) -> None:
         assert max_open >= 1
         self.index = index
-        self._max_open = max_open
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._max_open = min(max_open, index.places.keep)
+        self._files: OrderedDict[int, _Tar] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
@@ -40,46 +55,101 @@ class ShardReader:
 
         Raises:
             BrokenSample: the shard is missing, too short, or its bytes differ from the index.
+            Failure: the shard cannot be brought here: its server or this node's disk fails.
         """
-        shard, _ = self.index.locate(sample_id)
-        entry = self.index.entry(sample_id)
-        size, offset = int(entry["size"]), int(entry["offset"])
+        shard, row = self.index.locate(sample_id)
         try:
-            data = os.pread(self._file(shard).fileno(), size, offset)
-        except OSError as error:
-            raise self.broken(sample_id, f"cannot be read ({error.strerror})") from None
-        if len(data) < size:
-            reason = f"the shard ends {size - len(data)} bytes too early: it is truncated"
-            raise self.broken(sample_id, reason)
-        found = google_crc32c.value(data)
-        if found != entry["crc32c"]:
-            reason = f"crc32c is {found:08x}, the index says {int(entry['crc32c']):08x}"
-            raise self.broken(sample_id, reason)
-        return data
+            return self._read(shard, row, sample_id)
+        except BrokenSample:
+            renewed = self.index.places.renew(shard)
+            self._close(shard)  # a shard that is restored meanwhile is found at the next read
+            if not renewed:
+                raise
+        return self._read(shard, row, sample_id)
+
+    def expect(self, sample_ids: Sequence[int] | np.ndarray) -> None:
+        """Say which samples will be read soon; shards that must come from far start coming."""
+        shards = np.unique(self.index.starts.searchsorted(sample_ids, "right") - 1)
+        self.index.places.expect(shards.tolist())
 
     def broken(self, sample_id: int, reason: str) -> BrokenSample:
         """Return the error for a sample: where it lies, what is wrong, what to do."""
         shard, row = self.index.locate(sample_id)
-        folder = self.index.folder
+        origin, folder = self.index.places.origin(shard), self.index.folder
         return BrokenSample(
-            f"{self.index.tar(shard)}: sample {self._key(sample_id)} (row {row}): {reason}; "
+            f"{origin}: sample {self._key(sample_id)} (row {row}): {reason}; "
             f"run `python -m data_prep verify {folder}`, then restore or build this shard again"
         )
 
     def close(self) -> None:
         """Close the tars."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        for shard in list(self._files):
+            self._close(shard)
 
-    def _file(self, shard: int) -> BinaryIO:
-        file = self._files.pop(shard, None)
-        if file is None:
-            file = open(self.index.tar(shard), "rb", buffering=0)  # noqa: SIM115 - kept open
-            if len(self._files) >= self._max_open:
-                self._files.popitem(last=False)[1].close()
-        self._files[shard] = file  # last used stands last
-        return file
+    def _read(self, shard: int, row: int, sample_id: int) -> bytes:
+        entry = self.index.arrays(shard)[0][row]
+        size, offset = int(entry["size"]), int(entry["offset"])
+        try:
+            data = os.pread(self._tar(shard).file.fileno(), size, offset)
+        except OSError as error:
+            raise self._unreadable(sample_id, error) from None
+        except ShardGone as error:
+            raise self.broken(sample_id, str(error)) from None
+        if len(data) < size:
+            reason = f"the shard ends {size - len(data)} bytes too early: it is truncated"
+            raise self.broken(sample_id, reason + self._history(shard))
+        found = google_crc32c.value(data)
+        if found != entry["crc32c"]:
+            reason = f"crc32c is {found:08x}, the index says {int(entry['crc32c']):08x}"
+            raise self.broken(sample_id, reason + self._history(shard))
+        return data
+
+    def _tar(self, shard: int) -> _Tar:
+        tar = self._files.pop(shard, None)
+        if tar is None:
+            while len(self._files) >= self._max_open:
+                self._close(next(iter(self._files)))
+            tar = self._open(shard)
+        self._files[shard] = tar  # last used stands last
+        return tar
+
+    def _open(self, shard: int) -> _Tar:
+        path = self.index.places.path(shard)
+        try:
+            file = io.FileIO(path)
+            return _Tar(file, os.fstat(file.fileno()).st_mtime_ns)
+        except BaseException:
+            self.index.places.release(shard)
+            raise
+
+    def _close(self, shard: int) -> None:
+        tar = self._files.pop(shard, None)
+        if tar is not None:
+            tar.file.close()
+            self.index.places.release(shard)
+
+    def _history(self, shard: int) -> str:
+        """Return what the file tells of itself, once its bytes were found wrong."""
+        record, (file, mtime_ns) = self.index.shards[shard], self._files[shard]
+        now = os.fstat(file.fileno())
+        told = ""
+        if now.st_size != record.num_bytes:
+            told += f"; it has {now.st_size:,} bytes, the manifest says {record.num_bytes:,}"
+        if now.st_mtime_ns != mtime_ns:
+            told += "; it was changed while this job had it open"
+        elif now.st_mtime_ns > _mtime_ns(self.index.folder / record.index_file):
+            told += "; it was changed after its index was written: if that is right, index it again"
+        return told
+
+    def _unreadable(self, sample_id: int, error: OSError) -> Failure:
+        shard, _ = self.index.locate(sample_id)
+        reason = f"cannot be read ({error.strerror})"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "raise the limit on open files (`ulimit -n`)"
+            return Failure(f"{self.index.places.origin(shard)}: {reason}; {remedy}")
+        if error.errno in DISK_ERRORS:
+            reason += f": {DISK_REMEDY}"
+        return self.broken(sample_id, reason)
 
     def _key(self, sample_id: int) -> str:
         """Return the key as text, or the id where the tar cannot tell it any more."""
@@ -87,3 +157,10 @@ class ShardReader:
             return repr(self.index.key(sample_id))
         except Exception:  # the tar is broken anyhow; it must not hide the first error
             return f"with id {sample_id}"
+
+
+def _mtime_ns(path: Path) -> float:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return float("inf")

@@ -5,7 +5,8 @@ change with ranks and workers; samples pass about once per epoch, not exactly on
 a fresh shuffle instead of going on; nothing is checksummed; `ids` are hashes of the keys. Give such
 tars an index with `python -m data_prep index` to get the rest. What holds: batches depend on
 (seed, first step, ranks, workers) alone, and broken tars and images are errors that name file and
-key.
+key; under `loader.bad.policy: budget` the next sample stands in for a broken image (never for a
+broken tar: how much is lost in it is not known).
 
 Only local files are opened (by us: no URLs, no pipes), only the members named below are read, and
 nothing but our own decoder touches them.
@@ -20,20 +21,23 @@ from tarfile import TarError
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import get_worker_info
+from torch import Tensor
 
 os.environ["WDS_SECURE"] = "1"  # before the import: by default its input may run code
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.data.augment import AugmentSpec
-from pipeline.data.batches import MicroBatch, Share, Steps, Ticket, pad_labels
-from pipeline.data.decode import BrokenImage, decode_train
+from pipeline.data.bad import ATTEMPTS, Replaced
+from pipeline.data.batches import MicroBatch, Share, Steps, Ticket
+from pipeline.data.decode import BrokenImage
 from pipeline.data.index import IMAGE_SUFFIXES
 from pipeline.data.labels import LabelSpace
 from pipeline.data.loader import StepLoader
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.reader import BrokenSample
+from pipeline.data.ring import Shape
+from pipeline.data.rows import Part, Rows, empty_part, micro_batch
+from pipeline.data.worker import Piece
 from pipeline.plan.draws import Stream, keyed
 from pipeline.spec import Misuse
 
@@ -69,13 +73,13 @@ class StreamLoader(StepLoader):
         job = MakeFromStream(
             tuple(map(_local_file, shards)),
             labels,
-            augment,
+            Rows(augment, spec.decode),
             seed,
-            global_batch,
-            (rank, world),
+            Share(global_batch, rank, world, spec.lanes),
+            spec,
             shuffle_buffer,
         )
-        super().__init__(job, plan, Share(global_batch, rank, world, spec.lanes), spec)
+        super().__init__(job, plan, job.share, spec)
 
 
 class Sample(NamedTuple):
@@ -89,52 +93,76 @@ class Sample(NamedTuple):
 
 
 class MakeFromStream:
-    """The job of a worker: fills each ticket with the next samples of the worker's shards."""
+    """The job of a worker: fills each ticket with the next samples of the worker's shards.
+
+    The workers get whole tickets in turn, so that their number alone decides what is in a batch.
+    """
+
+    piece_images = 0
 
     def __init__(
         self,
         shards: tuple[Path, ...],
         labels: LabelSpace,
-        augment: AugmentSpec,
+        rows: Rows,
         seed: int,
-        global_batch: int,
-        place: tuple[int, int],
+        share: Share,
+        spec: LoaderSpec,
         shuffle_buffer: int,
     ) -> None:
-        self._shards, self._labels, self._augment = shards, labels, augment
-        self._seed, self._global_batch, self._place = seed, global_batch, place
-        self._shuffle_buffer = shuffle_buffer
+        self.share, self._bad = share, spec.bad
+        self._shards, self._labels, self._rows = shards, labels, rows
+        self._seed, self._shuffle_buffer = seed, shuffle_buffer
+        self._workers = max(1, spec.workers)
         self._stream: tuple[int, Iterator[Sample]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None}
 
-    def __call__(self, ticket: Ticket) -> MicroBatch:
-        if self._stream is None or self._stream[0] != ticket.first_step:
-            self._stream = (ticket.first_step, self._samples(ticket.first_step))
-        count = self._global_batch // ticket.micro_batches
-        samples = [next(self._stream[1]) for _ in range(count)]
-        ids = [key_id(sample.key) for sample in samples]
-        images = np.empty((count, ticket.px, ticket.px, 3), np.uint8)
-        for image, sample, sample_id in zip(images, samples, ids, strict=True):
-            rng = keyed(Stream.AUGMENT, self._seed, sample.number, sample_id)
-            try:
-                image[:] = decode_train(
-                    sample.image, ticket.px, self._augment, ticket.magnitude, rng
-                )
-            except BrokenImage as error:
-                raise _broken(sample.shard, sample.key, str(error)) from None
-        labels = pad_labels([sample.labels for sample in samples])
-        pixels = torch.from_numpy(images)
-        return MicroBatch(ticket.step, ticket.index, pixels, labels, torch.tensor(ids))
+    def shape(self, ticket: Ticket) -> Shape:
+        """Return the shape of a micro-batch's images."""
+        return self.share.global_batch // ticket.micro_batches, *self._rows.shape(ticket.px)
 
-    def _samples(self, first_step: int) -> Iterator[Sample]:
-        """Yield this worker's samples without end, through a shuffle buffer."""
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        rank, world = self._place
-        part = rank * workers + worker
-        own = self._shards[part :: world * workers]
+    def make(self, ticket: Ticket, piece: Piece, out: np.ndarray) -> Part:
+        """Write the next images of the shards of worker `piece.worker`."""
+        if self._stream is None or self._stream[0] != ticket.first_step:
+            self._stream = ticket.first_step, self._samples(ticket.first_step, piece.worker)
+        part = empty_part()
+        for row in out:
+            broken: list[tuple[int, BrokenSample]] = []
+            while not self._fill(row, ticket, next(self._stream[1]), part, broken):
+                if self._bad.policy == "strict" or len(broken) > ATTEMPTS:
+                    raise broken[0][1]
+            part.replaced.extend(Replaced(i, part.ids[-1], str(error)) for i, error in broken)
+        return part
+
+    def _fill(
+        self,
+        row: np.ndarray,
+        ticket: Ticket,
+        sample: Sample,
+        part: Part,
+        broken: list[tuple[int, BrokenSample]],
+    ) -> bool:
+        """Write a sample's row and note it in `part`; else note the error and return False."""
+        sample_id = key_id(sample.key)
+        rng = keyed(Stream.AUGMENT, self._seed, sample.number, sample_id)
+        try:
+            ops = self._rows.fill(sample.image, ticket.px, ticket.magnitude, rng, row)
+        except BrokenImage as error:
+            broken.append((sample_id, _broken(sample.shard, sample.key, str(error))))
+            return False
+        part.add(sample_id, sample.labels, ops)
+        return True
+
+    def finish(self, ticket: Ticket, images: Tensor, parts: Sequence[Part]) -> MicroBatch:
+        """Put the micro-batch together."""
+        return micro_batch(ticket, images, parts)
+
+    def _samples(self, first_step: int, worker: int) -> Iterator[Sample]:
+        """Yield a worker's samples without end, through a shuffle buffer."""
+        part = self.share.rank * self._workers + worker
+        own = self._shards[part :: self.share.world * self._workers]
         rng = keyed(Stream.ORDER, self._seed, first_step, part)
         waiting: list[Sample] = []
         for sample in self._passes(own, rng):

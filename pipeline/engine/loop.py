@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.writer import Writer
+from pipeline.data.bad import Replaced, Tally
 from pipeline.data.batches import MicroBatch
 from pipeline.engine.pulse import Beat, Pulse
 from pipeline.engine.signals import StopWish
@@ -20,13 +21,17 @@ from pipeline.plan.plan import Plan, StepPlan
 
 @dataclass(frozen=True)
 class StepReport:
-    """What is known of a finished step; `plan.step` counts from 0, `step` from 1."""
+    """What is known of a finished step; `plan.step` counts from 0, `step` from 1.
+
+    `bad_samples` counts those that all ranks replaced since this attempt began.
+    """
 
     step: int
     plan: StepPlan
     loss: float
     step_s: float
     data_wait_s: float
+    bad_samples: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Loop:
     """The parts that the loop drives and the intervals at which it does so.
 
     `evaluate` is given the step, scores the averaged weights on all ranks and returns the metric
-    by which the best checkpoint is chosen. `writer` is there on rank 0 only.
+    by which the best checkpoint is chosen. `writer` is there on rank 0 only. `tally` counts bad
+    samples; `name_bad` is given those that this rank meets for the first time.
     """
 
     plan: Plan
@@ -44,6 +50,8 @@ class Loop:
     report: Callable[[StepReport], None]
     evaluate: Callable[[int], float]
     writer: Writer | None
+    tally: Tally
+    name_bad: Callable[[list[Replaced]], None]
     facts: dict[str, object]
     save_every: int
     evaluate_every: int
@@ -54,6 +62,10 @@ def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bo
 
     Returns the state that was last saved (tensors may share memory with the model) and whether
     the training is complete.
+
+    Raises:
+        Failure: more samples were bad than the budget allows; on all ranks at the same step.
+        OSError: the last checkpoint could not be written.
     """
     pulse = Pulse(loop.stepper.world)
     total = loop.plan.total_steps
@@ -67,7 +79,7 @@ def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bo
         now = time.perf_counter()
         timings[step] = (now - clock, loop.data_wait_s())
         clock = now
-        beat = pulse.exchange(step, share, bool(wish.reason))
+        beat = pulse.exchange(step, share, bool(wish.reason), _name_bad(loop, batches))
         _tell(loop, beat, timings)
         stopping = beat is not None and beat.stop and step < total
         if step % loop.evaluate_every == 0 or step == total:
@@ -108,11 +120,21 @@ def capture(stepper: Stepper, step: int, best: tuple[float | None, int | None]) 
     )
 
 
+def _name_bad(loop: Loop, batches: list[MicroBatch]) -> int:
+    """Name this step's replaced samples where they are new; return how many there were."""
+    replaced = [item for batch in batches for item in batch.replaced]
+    if fresh := loop.tally.note(replaced):
+        loop.name_bad(fresh)
+    return len(replaced)
+
+
 def _tell(loop: Loop, beat: Beat | None, timings: dict[int, tuple[float, float]]) -> None:
     if beat is not None:
         step_s, wait_s = timings.pop(beat.step)
         plan = loop.plan.at(beat.step - 1)
-        loop.report(StepReport(beat.step, plan, beat.loss, step_s, wait_s))
+        loop.tally.add(beat.bad_samples)
+        loop.report(StepReport(beat.step, plan, beat.loss, step_s, wait_s, loop.tally.bad))
+        loop.tally.check()
 
 
 def _better(

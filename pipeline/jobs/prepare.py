@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.data.manifest import FILE as MANIFEST
 from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.sources import make_ready, open_manifest
 from pipeline.parallel.place import Place, check_divides, place_from
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recorded
@@ -21,12 +22,14 @@ FREE_TO_CHANGE = (
     "loader.prefetch",
     "loader.timeout_s",
     "loader.start_method",
+    "loader.bad",
     "checkpoint",
     "evaluate",
     "tracking",
     "source",
     "expects",
     "data.path",
+    "data.shards",
 )
 """Settings that a resumed run may change: they do not define what is trained. Shards may be moved;
 that they are the same is seen from their digest."""
@@ -51,7 +54,7 @@ def prepare(recipe: Recipe) -> Prepared:
         Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, or the
             tracking address cannot be used.
     """
-    manifest = load_manifest(Path(recipe.data.path))
+    manifest = open_manifest(recipe.data.path, recipe.data.shards)
     manifest.split(recipe.data.eval)
     plan = recipe.plan(num_train(recipe, manifest))
     if recipe.tracking.enabled:
@@ -59,6 +62,18 @@ def prepare(recipe: Recipe) -> Prepared:
     place = place_from(os.environ)
     check_divides(place.size, [stage.settings.micro_batches for stage in plan.stages])
     return Prepared(recipe, manifest, plan, place)
+
+
+def make_data_ready(prepared: Prepared) -> None:
+    """Bring what can be brought before training; every rank does, before any waits for another.
+
+    Raises:
+        Misuse: the node's disk is too small for what is asked.
+        Failure: the source of the shards lacks some, or does not answer.
+    """
+    data = prepared.recipe.data
+    splits = [data.eval] if data.stream is not None else [data.train, data.eval]
+    make_ready(data.path, data.shards, prepared.manifest, splits)
 
 
 def num_train(recipe: Recipe, manifest: Manifest) -> int:

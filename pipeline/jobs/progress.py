@@ -4,8 +4,10 @@ Nothing here waits for a network: points go to the spool, a sender process takes
 """
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from pipeline.data.bad import Replaced
 from pipeline.engine.loop import StepReport
 from pipeline.engine.signals import StopWish
 from pipeline.jobs.prepare import Prepared
@@ -23,7 +25,7 @@ SHORT_DRAIN_S = 2.0
 
 
 class Progress:
-    """Prints and spools on rank 0; silent on the others."""
+    """Prints and spools on rank 0; the others only name the bad samples that they meet."""
 
     def __init__(self, prepared: Prepared, world: World, wish: StopWish) -> None:
         self._prepared = prepared
@@ -32,6 +34,8 @@ class Progress:
         self._stack = ExitStack()
         self._printed_s = 0.0
         self._stage = -1
+        self.memory: Callable[[], object] | None = None
+        """Tells what the loader takes; asked once, when its workers are at work."""
         self.spool: Spool | None = None
         self.sender: Sender | None = None
         if world.is_first:
@@ -88,17 +92,30 @@ class Progress:
             "stage/dropout": plan.dropout,
             "speed/images_per_s": images_per_s,
             "speed/data_wait": wait,
+            "data/bad_samples": float(report.bad_samples),
         }
         last = report.step == self._prepared.plan.total_steps
         if last or report.step % self._prepared.recipe.tracking.every_steps == 0:
             self.spool.metrics(report.step, values)
         now = time.monotonic()
         if last or plan.stage != self._stage or now - self._printed_s >= LINE_S:
+            is_first = self._stage < 0
             self._printed_s, self._stage = now, plan.stage
+            bad = f"  bad samples {report.bad_samples}" if report.bad_samples else ""
             self.say(
                 f"step {report.step:>6}/{self._prepared.plan.total_steps}  stage {plan.stage + 1}  "
                 f"{plan.px:>3} px  loss {report.loss:7.4f}  lr {plan.lr:.5f}  "
-                f"{images_per_s:7.0f} img/s  data wait {wait:4.0%}"
+                f"{images_per_s:7.0f} img/s  data wait {wait:4.0%}{bad}"
+            )
+            if is_first and self.memory is not None:
+                self.say(str(self.memory()))
+
+    def bad_samples(self, replaced: Sequence[Replaced]) -> None:
+        """Name samples that could not be used, on the rank that met them."""
+        for item in replaced:
+            print(
+                f"rank {self._world.rank}: sample {item.by} stands in for a bad one: {item.reason}",
+                flush=True,
             )
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:

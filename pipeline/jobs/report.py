@@ -6,15 +6,14 @@ Works while a run goes on and after its shards are gone; pictures appear where t
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.data.index import SplitIndex
-from pipeline.data.manifest import load_manifest
 from pipeline.data.reader import ShardReader
+from pipeline.data.sources import open_index, open_manifest
 from pipeline.jobs.disk import naming_disk
 from pipeline.recipe import load_recorded
 from pipeline.report.collect import read_run, read_transfer
 from pipeline.report.page import write_report
 from pipeline.run.folder import DONE, RunFolder
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 
 def report(folders: Sequence[Path], output: Path, title: str, transfer: Path | None) -> int:
@@ -35,10 +34,9 @@ def report(folders: Sequence[Path], output: Path, title: str, transfer: Path | N
 
 def _images(folder: RunFolder) -> Callable[[int], bytes] | None:
     """Return the function from a sample id of the run's eval split to its JPEG, if it is there."""
-    recipe = load_recorded(folder)
-    data = Path(recipe.data.path)
+    data = load_recorded(folder).data
     try:
-        index = SplitIndex(data, load_manifest(data), recipe.data.eval)
-    except Misuse:
+        index = open_index(data.path, data.shards, open_manifest(data.path, data.shards), data.eval)
+    except (Misuse, Failure):
         return None
     return ShardReader(index).read

@@ -1,10 +1,9 @@
 """Evaluation inside a training: scores the averaged weights exactly, on all ranks."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline.data.evaluation_loader import eval_batches
-from pipeline.data.index import SplitIndex
+from pipeline.data.sources import open_index
 from pipeline.engine.step import Stepper
 from pipeline.evaluate.score import Scores, score
 from pipeline.jobs.prepare import Prepared
@@ -26,7 +25,8 @@ class Scoring:
         self._world = world
         self._stepper = stepper
         self._progress = progress
-        self._index = SplitIndex(Path(recipe.data.path), prepared.manifest, recipe.data.eval)
+        data = recipe.data
+        self._index = open_index(data.path, data.shards, prepared.manifest, data.eval)
         self._last: tuple[int, Scores] | None = None
 
     def at_step(self, step: int) -> float:

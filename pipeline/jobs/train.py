@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.engine.signals import StopWish, stop_wish
 from pipeline.jobs.disk import naming_disk
-from pipeline.jobs.prepare import Prepared, plan_text, prepare, record
+from pipeline.jobs.prepare import Prepared, make_data_ready, plan_text, prepare, record
 from pipeline.parallel.place import place_from
 from pipeline.recipe import load_recipe
 from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
@@ -57,6 +57,7 @@ def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcom
     """Hold the lease on rank 0, then train."""
     folder = prepared.recipe.folder
     if prepared.place.rank > 0:
+        make_data_ready(prepared)
         from pipeline.jobs.training import run_training
 
         return run_training(prepared, None, wish)
@@ -66,6 +67,7 @@ def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcom
         raise Misuse(str(error)) from None
     try:
         record(prepared, accept_changes)
+        make_data_ready(prepared)
         from pipeline.jobs.training import run_training
 
         return run_training(prepared, lease, wish)

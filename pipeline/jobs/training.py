@@ -1,5 +1,6 @@
 """Builds the parts of a training in the order the data flows, runs the loop, closes everything."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +11,11 @@ from torch import nn
 from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
-from pipeline.data.index import SplitIndex
+from pipeline.data.bad import Tally
 from pipeline.data.loader import StepLoader, TrainLoader
 from pipeline.data.order import Order
+from pipeline.data.sources import open_index
+from pipeline.data.transfer import DeviceLoader, device_loader
 from pipeline.engine.inputs import Inputs
 from pipeline.engine.loop import Loop, restore
 from pipeline.engine.loop import train as run_loop
@@ -29,6 +32,7 @@ from pipeline.optim.groups import param_groups
 from pipeline.optim.loss import loss_fn
 from pipeline.optim.rmsprop import FIRST_SLOTS, RMSpropTF
 from pipeline.parallel.build import build_strategy
+from pipeline.parallel.place import local_ranks
 from pipeline.parallel.world import World, open_world
 from pipeline.run.folder import Outcome, Status
 from pipeline.run.lease import Lease
@@ -51,7 +55,9 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
         state = _first_state(store, stepper, world, progress)
         scoring = Scoring(prepared, world, stepper, progress)
         if state.step < prepared.plan.total_steps:
-            loader = _loader(prepared, world)
+            on_host = _loader(prepared, world)
+            progress.memory = on_host.memory
+            loader = device_loader(on_host, world.device, recipe.loader.decode)
             stack.callback(loader.close)
             _warm_up(stepper, prepared, state.step)
             restore(stepper, state)
@@ -68,20 +74,22 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
 def _loop(
     prepared: Prepared,
     stepper: Stepper,
-    loader: StepLoader,
+    loader: DeviceLoader,
     scoring: Scoring,
     store: Store,
     progress: Progress,
 ) -> Loop:
-    recipe, total = prepared.recipe, prepared.plan.total_steps
+    recipe, plan, total = prepared.recipe, prepared.plan, prepared.plan.total_steps
     return Loop(
-        plan=prepared.plan,
+        plan=plan,
         stepper=stepper,
         batches=loader.steps,
         data_wait_s=lambda: loader.wait_s,
         report=progress.step,
         evaluate=scoring.at_step,
         writer=Writer(store, progress.say) if stepper.world.is_first else None,
+        tally=Tally(recipe.loader.bad, plan.num_samples, plan.global_batch),
+        name_bad=progress.bad_samples,
         facts={"recipe": recipe.digest(), "data": prepared.manifest.digest()},
         save_every=recipe.checkpoint.interval(total),
         evaluate_every=recipe.evaluate.interval(total),
@@ -172,9 +180,17 @@ def _loader(prepared: Prepared, world: World) -> StepLoader:
         pattern = Path(recipe.data.stream).absolute()
         tars = sorted(pattern.parent.glob(pattern.name))
         return StreamLoader(tars, prepared.manifest.labels, **common)
-    index = SplitIndex(Path(recipe.data.path), prepared.manifest, recipe.data.train)
+    index = open_index(
+        recipe.data.path,
+        recipe.data.shards,
+        prepared.manifest,
+        recipe.data.train,
+        lanes=-(-recipe.loader.lanes * local_ranks(os.environ, world.size) // world.size),
+        window=recipe.loader.window,
+    )
     order = Order(len(index), recipe.seed, recipe.loader.lanes, recipe.loader.window)
-    return TrainLoader(index=index, order=order, **common)
+    ahead_steps = index.places.ahead_steps
+    return TrainLoader(index=index, order=order, ahead_steps=ahead_steps, **common)
 
 
 def _warm_up(stepper: Stepper, prepared: Prepared, step: int) -> None:

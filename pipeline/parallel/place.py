@@ -4,6 +4,7 @@ Ranks come from SLURM's variables inside a job step, from torchrun's otherwise; 
 world is this process alone.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ def place_from(env: Mapping[str, str]) -> Place:
         values = ", ".join(f"{name}={env[name]!r}" for name in names)
         raise Misuse(f"environment: {values}: expected whole numbers") from None
     return Place(rank, size, local_rank)
+
+
+def local_ranks(env: Mapping[str, str], size: int) -> int:
+    """Return the most ranks that a host of this step has; all of them where nobody says."""
+    told = env.get("LOCAL_WORLD_SIZE") or env.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts = [int(number) for number in re.findall(r"(?<!x)\b\d+", told)]  # "4(x3),2"
+    return min(max(counts, default=size), size)
 
 
 def check_divides(world_size: int, micro_batches: list[int]) -> None:

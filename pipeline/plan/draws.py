@@ -19,6 +19,7 @@ class Stream(IntEnum):
     NOISE = 4
     WEIGHTS = 5
     SUBSET = 6
+    REPLACE = 7
 
 
 def keyed(stream: Stream, seed: int, *key: int) -> np.random.Generator:

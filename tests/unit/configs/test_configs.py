@@ -179,17 +179,23 @@ def test_every_published_run_trains_with_deepspeed_as_well(name: str) -> None:
     assert loaded.strategy.kind == "deepspeed"
 
 
-def test_finetuning_sees_whole_images() -> None:
-    """No random crop: with no attempts, a box of any ratio is the image itself."""
+def test_finetuning_sees_whole_images_with_a_square_of_noise() -> None:
+    """No random crop; half the square's side is a quarter of the image's, as published."""
     import numpy as np
 
-    from pipeline.data.augment import crop_box
+    from pipeline.data.augment import draw
+    from pipeline.data.ops import OPS
 
     augment = recipe("v2_s_21k_ft1k").augment
     for width, height in [(500, 375), (40, 2000), (2000, 40), (1, 1)]:
-        box = crop_box(width, height, augment, np.random.default_rng(0))
-        assert box == (0, 0, width, height)
+        drawn = draw(width, height, 384, augment, 0.0, np.random.default_rng(0))
+        assert drawn.box == (0, 0, width, height)
+        assert [OPS[op.code] for op in drawn.ops] == ["NoiseBox"]
     assert recipe("v2_s_21k_ft1k").preprocess.box(500, 375, 384) == (0, 0, 500, 375)
+
+
+def test_the_older_models_take_autoaugment() -> None:
+    assert recipe("v1_b0_1k").augment.kind == "autoaugment_v0"
 
 
 def test_cifar_grows_from_20_to_32_px() -> None:

@@ -1,8 +1,9 @@
-"""Decoding: torchvision's pixels, the crop's distribution, odd and broken images, evaluation."""
+"""Decoding: torchvision's pixels, odd and broken images, evaluation, with and without extension."""
 
 import io
 import subprocess
 import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from pipeline.data import decode
 from pipeline.data.augment import AugmentSpec, crop_box
-from pipeline.data.decode import BrokenImage, decode_eval, decode_train, open_rgb
+from pipeline.data.decode import BrokenImage, decode_crop, decode_eval, decode_train, open_rgb
+from pipeline.data.decode_safe import View, show
+from pipeline.data.ops import apply_ops
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.plan.draws import Stream, keyed
 
@@ -212,7 +216,117 @@ def test_a_std_of_zero_is_refused():
 
 
 def test_settings_and_decoding_need_no_torch(repo):
-    rooms = ["augment", "preprocess", "loading", "order", "randaugment", "decode", "reader"]
+    rooms = ["augment", "preprocess", "loading", "order", "policies", "ops", "decode", "reader"]
     imports = "; ".join(f"import pipeline.data.{room}" for room in rooms)
     check = f"{imports}; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=repo, timeout=60).returncode == 0
+
+
+KINDS = {
+    "jpeg": encode(noise(50, 70), "JPEG", quality=92),
+    "subsampled": encode(noise(90, 71), "JPEG", subsampling=2),
+    "grey": encode(noise(33, 44), "JPEG", "L"),
+    "restarts": encode(noise(64, 64), "JPEG", subsampling=0, restart_marker_blocks=2),
+    "progressive": encode(noise(61, 52), "JPEG", progressive=True),
+    "cmyk": encode(noise(40, 40), "JPEG", "CMYK"),
+    "png": encode(noise(30, 41)),
+    "webp": encode(noise(41, 30), "WEBP", lossless=True),
+    "one": encode(noise(1, 1), "JPEG"),
+}
+SPECS = {
+    "default": AugmentSpec(),
+    "bicubic": AugmentSpec(interpolation="bicubic", kind="none"),
+    "points": AugmentSpec(antialias=False, kind="none"),
+    "squash": AugmentSpec(crop="squash", kind="none"),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_extension_changes_no_pixel(kind, name, monkeypatch):
+    pytest.importorskip("pipeline.data._native", reason="the extension was not built")
+    data, spec = KINDS[kind], SPECS[name]
+    with_extension = [decode_train(data, 24, spec, 7.0, rng(i)) for i in range(12)]
+    monkeypatch.setattr(decode, "_NATIVE", None)
+    without = [decode_train(data, 24, spec, 7.0, rng(i)) for i in range(12)]
+    assert np.array_equal(with_extension, without)
+
+
+@pytest.mark.parametrize("rule", ["squash", "center"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_extension_changes_no_pixel_of_an_evaluation(kind, antialias, rule, monkeypatch):
+    pytest.importorskip("pipeline.data._native", reason="the extension was not built")
+    spec = PreprocessSpec(eval_resize=rule, antialias=antialias, interpolation="bicubic")
+    with_extension = [decode_eval(KINDS[kind], spec, px) for px in (8, 31, 80)]
+    monkeypatch.setattr(decode, "_NATIVE", None)
+    for px, image in zip((8, 31, 80), with_extension, strict=True):
+        assert np.array_equal(image, decode_eval(KINDS[kind], spec, px))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_written_where_they_are_wanted(kind):
+    batch = np.zeros((3, 24, 24, 3), np.uint8)
+    data, spec = KINDS[kind], AugmentSpec()
+    returned = decode_train(data, 24, spec, 7.0, rng(2), batch[1])
+    assert np.shares_memory(returned, batch)
+    assert np.array_equal(batch[1], decode_train(data, 24, spec, 7.0, rng(2)))
+    decode_eval(data, PreprocessSpec(), 24, batch[1])
+    assert np.array_equal(batch[1], decode_eval(data, PreprocessSpec(), 24))
+    assert not batch[0].any() and not batch[2].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_may_be_left_to_a_device(kind):
+    """The crop is the one without a policy, and the operations are those drawn for the sample."""
+    data, out = KINDS[kind], np.empty((24, 24, 3), np.uint8)
+    drawn = decode_crop(data, 24, AugmentSpec(), 7.0, rng(8), out)
+    assert len(drawn.ops) == 2
+    assert np.array_equal(out, decode_train(data, 24, AugmentSpec(kind="none"), 0, rng(8)))
+    apply_ops(out, drawn.ops)
+    assert np.array_equal(out, decode_train(data, 24, AugmentSpec(), 7.0, rng(8)))
+
+
+def test_bytes_may_be_a_view_of_a_shard(make_jpeg):
+    for own in (make_jpeg(1), KINDS["png"]):
+        view = memoryview(b"header" + own + b"padding")[6 : 6 + len(own)]
+        image = decode_train(view, 16, AugmentSpec(), 5, rng())
+        assert np.array_equal(image, decode_train(own, 16, AugmentSpec(), 5, rng()))
+
+
+def test_a_file_whose_headers_disagree_is_broken():
+    """The extension reads the first size, Pillow the last."""
+    pytest.importorskip("pipeline.data._native", reason="the extension was not built")
+    data = KINDS["progressive"]
+    frame = data.index(b"\xff\xc2")
+    length = int.from_bytes(data[frame + 2 : frame + 4], "big")
+    other = bytearray(data[frame : frame + 2 + length])
+    other[5:7] = (9).to_bytes(2, "big")
+    with pytest.raises(BrokenImage):
+        doubled = data[:frame] + bytes(other) + data[frame:]
+        decode_train(doubled, 16, AugmentSpec(), 5, rng())
+
+
+def test_pixels_do_not_depend_on_pillows_version():
+    """Pillow 13 changed which direction goes first; what it chooses is fixed here."""
+    pixels = noise(400, 90)
+    out = np.empty((50, 70, 3), np.uint8)
+    show(Image.fromarray(pixels), View((0, 0, 90, 400)), out)
+    bilinear = Image.Resampling.BILINEAR
+    down = Image.fromarray(pixels).resize((90, 50), bilinear).resize((70, 50), bilinear)
+    across = Image.fromarray(pixels).resize((70, 400), bilinear).resize((70, 50), bilinear)
+    assert np.array_equal(out, np.asarray(down)) and not np.array_equal(out, np.asarray(across))
+
+
+def test_a_missing_extension_is_said_once(monkeypatch):
+    monkeypatch.setattr(decode, "_NATIVE", None)
+    decode.warn_if_slow.cache_clear()
+    with pytest.warns(UserWarning, match=r"_native was not built.*make env"):
+        decode.warn_if_slow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode.warn_if_slow()
+        decode.warn_if_slow.cache_clear()
+        monkeypatch.undo()
+        if decode._NATIVE is not None:
+            decode.warn_if_slow()

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data import index as index_module
+from pipeline.data import index_files
 from pipeline.data.index import ENTRY, SplitIndex, read_index, read_key, read_labels, split_name
 from pipeline.data.labels import LabelSpace
 from pipeline.data.manifest import Manifest, Shard, Split
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 LONG = "folder/" + "k" * 150
 
@@ -132,3 +134,72 @@ def test_names_split_like_in_webdataset() -> None:
 
 def test_keys_of_long_names_are_read(index: SplitIndex) -> None:
     assert read_key(index.tar(0), int(index.entry(1)["header"])) == LONG
+
+
+def _open_files(folder: Path) -> int:
+    """Return how many files below `folder` this process has open."""
+    targets = (str(link.resolve()) for link in Path("/proc/self/fd").iterdir())
+    return sum(target.startswith(f"{folder}/") for target in targets)
+
+
+def test_no_files_stay_open(index: SplitIndex) -> None:
+    assert [index.labels(i) for i in range(6)] == [(2,), (0, 1), (1,), (0,), (0,), (2,)]
+    assert _open_files(index.folder) == 0
+
+
+def test_memory_is_bounded_by_forgetting_what_was_used_least(
+    index: SplitIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = sum(array.nbytes for array in index.arrays(2))
+    monkeypatch.setattr(index_module, "HELD_BYTES", 2 * one)
+    for sample_id in (0, 2, 0, 5, 0):
+        index.labels(sample_id)
+    assert set(index._open) == {0, 2}  # 1 was used least recently
+    assert index._held_bytes == sum(a.nbytes for pair in index._open.values() for a in pair)
+    assert index.labels(2) == (1,)
+    monkeypatch.setattr(index_module, "HELD_BYTES", 0)
+    assert [index.labels(i) for i in (0, 5, 2)] == [(2,), (2,), (1,)]
+    assert len(index._open) == 1
+
+
+def test_large_indexes_are_mapped(index: SplitIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_files, "WHOLE_BYTES", 10)
+    assert isinstance(index.arrays(0)[0], np.memmap)
+    assert [index.labels(i) for i in range(6)] == [(2,), (0, 1), (1,), (0,), (0,), (2,)]
+    assert index._held_bytes == 0
+    path = index.folder / "train/b.idx.npy"
+    path.write_bytes(path.read_bytes() + b"x")
+    fresh: SplitIndex = pickle.loads(pickle.dumps(index))
+    with pytest.raises(Misuse, match=r"b\.idx\.npy: its sha256 differs"):
+        fresh.labels(2)
+
+
+def test_an_index_that_changes_under_a_running_job_is_named(
+    index: SplitIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "HELD_BYTES", 0)
+    assert index.labels(2) == (1,)
+    assert index.labels(0) == (2,)
+    path = index.folder / "train/b.lab.npy"
+    np.save(path, np.array([0], "<i4"))
+    with pytest.raises(Misuse, match=r"b\.lab\.npy: changed while this job ran"):
+        index.labels(2)
+
+
+def test_a_disk_that_returns_errors_is_no_misuse(index: SplitIndex) -> None:
+    path = index.folder / "train/b.idx.npy"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    with pytest.raises(
+        Failure, match=r"b\.idx\.npy: cannot be read \(Input/output error\); the disk"
+    ):
+        index.labels(2)
+    assert index.labels(0) == (2,)
+
+
+def test_an_index_with_too_few_entries_is_named(index: SplitIndex) -> None:
+    shards = list(index.shards)
+    shards[1] = shards[1].model_copy(update={"num_samples": 2})
+    index.shards = tuple(shards)
+    with pytest.raises(Misuse, match=r"b\.idx\.npy: holds 1 entries, the manifest says 2"):
+        index.arrays(1)

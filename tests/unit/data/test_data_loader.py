@@ -14,12 +14,14 @@ from data_prep.build import build
 from data_prep.options import BuildSpec
 from data_prep.sources import Source
 from data_prep.stages import Job
-from pipeline.data.augment import AugmentSpec, crop_box
-from pipeline.data.batches import MicroBatch
+from pipeline.data.augment import AugmentSpec, Op, crop_box
+from pipeline.data.batches import OP, MicroBatch
 from pipeline.data.index import SplitIndex
 from pipeline.data.loader import TrainLoader
 from pipeline.data.loading import LoaderSpec
-from pipeline.data.order import Order
+from pipeline.data.ops import apply_ops
+from pipeline.data.order import Order, positions
+from pipeline.data.places import LocalPlaces
 from pipeline.data.reader import BrokenSample, ShardReader
 from pipeline.data.stream import read_tar
 from pipeline.plan.draws import Stream, keyed
@@ -33,14 +35,14 @@ def load(shards, fake):
     """Make a loader of the small shards; everything can be set by name."""
     loaders = []
 
-    def make(made=shards, plan=None, rank=0, world=1, workers=0, seed=3, global_batch=GLOBAL_BATCH):
-        index = made.index()
+    def make(made=shards, plan=None, rank=0, world=1, global_batch=GLOBAL_BATCH, seed=3, **more):
+        index = more.pop("index", None) or made.index()
+        augment, ahead_steps = more.pop("augment", AugmentSpec()), more.pop("ahead_steps", 0)
         order = Order(len(index), seed, lanes=16, window=8)
         plan = plan or fake.plan(stages=((0, fake.settings(micro_batches=8)),))
-        spec = LoaderSpec(workers=workers, lanes=16, window=8, timeout_s=60)
-        loader = TrainLoader(
-            index, order, plan, global_batch, rank, world, AugmentSpec(), seed, spec
-        )
+        spec = LoaderSpec(**{"workers": 0, "lanes": 16, "window": 8, "timeout_s": 60, **more})
+        share = global_batch, rank, world
+        loader = TrainLoader(index, order, plan, *share, augment, seed, spec, ahead_steps)
         loaders.append(loader)
         return loader
 
@@ -62,7 +64,8 @@ def in_slots(batches: list[MicroBatch], micro_batches: int) -> np.ndarray:
 
 
 def same(a: MicroBatch, b: MicroBatch) -> bool:
-    return a[:2] == b[:2] and all(torch.equal(x, y) for x, y in zip(a[2:], b[2:], strict=True))
+    tensors = zip(a[2:5], b[2:5], strict=True)
+    return (a[:2], a[5:]) == (b[:2], b[5:]) and all(torch.equal(x, y) for x, y in tensors)
 
 
 def test_a_micro_batch_has_the_promised_shapes(load):
@@ -174,6 +177,91 @@ def test_waiting_for_data_is_measured(load):
     loader = load()
     take(loader, 0, 1)
     assert 0 < loader.wait_s < 5
+
+
+def test_samples_are_those_of_the_order_at_every_step_and_micro_batch(load, fake):
+    """Ids are computed for blocks of steps: compare them with the order, slot by slot."""
+    stages = ((0, fake.settings(micro_batches=2)), (130, fake.settings(micro_batches=16)))
+    for rank, world in ((0, 1), (1, 2)):
+        loader = load(plan=fake.plan(stages=stages), rank=rank, world=world, workers=1)
+        for step in islice(loader.steps(125), 10):
+            for batch in step:
+                count = 2 if batch.step < 130 else 16
+                where = positions(batch.step, batch.index, GLOBAL_BATCH, count)
+                _, ids = Order(103, 3, lanes=16, window=8).at(where)
+                assert batch.ids.tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_are_kept_stay_as_they_were(load, workers):
+    """Memory is used again only when nobody looks at it any more."""
+    kept = take(load(workers=workers), 0, 12)
+    for number, step in enumerate(kept):
+        (again,) = take(load(), number, 1)
+        assert all(same(a, b) for a, b in zip(step, again, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_is_reported_and_bounded(load, fake, workers):
+    stages = ((0, fake.settings(px=8, micro_batches=8)), (5, fake.settings(px=32)))
+    loader = load(plan=fake.plan(total_steps=40, stages=stages), workers=workers)
+    steps = loader.steps(0)
+    next(steps)
+    memory = loader.memory()
+    assert memory.slot_bytes == 8 * 32 * 32 * 3  # of the largest stage, from the start
+    assert memory.workers == workers and (memory.workers_bytes > 0) == (workers > 0)
+    for _ in steps:
+        pass
+    assert loader._feed._ring.num_slots <= memory.slots
+    assert loader._feed._ring.num_bytes <= memory.slots * (memory.slot_bytes + 4096)
+
+
+def test_shards_from_far_are_asked_for_ahead_of_their_time(load, shards):
+    """At the start all steps up to `ahead_steps` on, then one more with each step."""
+    asked = []
+
+    class Noting(LocalPlaces):
+        def expect(self, shards):
+            asked.append(set(shards))
+
+    index = shards.index()
+    index.places = Noting(index.folder, index.shards)
+    steps = load(index=index, ahead_steps=3, rank=1, world=2).steps(4)
+    order = Order(103, 3, lanes=16, window=8)
+    for last in range(7, 12):
+        next(steps)
+        needed = [order.at(positions(n, 1, GLOBAL_BATCH, 2))[1] for n in range(4, last + 1)]
+        expected = [{index.locate(i)[0] for i in ids.tolist()} for ids in needed]
+        assert asked == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ops_are_left_to_the_device_where_the_recipe_says_so(load, fake, workers):
+    """The same draws: the crop and the ops together give what a worker would have made."""
+    plan = fake.plan(stages=((0, fake.settings(px=24, randaugment=9.0, micro_batches=2)),))
+    ours, theirs = (
+        take(load(plan=plan, workers=workers, augment=AugmentSpec(device=device)), 0, 1)[0]
+        for device in ("gpu", "cpu")
+    )
+    for batch, finished in zip(ours, theirs, strict=True):
+        assert finished.ops is None and batch.ops is not None
+        assert batch.ops.shape == (16, 2) and batch.ops.dtype == OP
+        images = batch.images.numpy().copy()
+        assert not np.array_equal(images, finished.images.numpy())
+        for image, ops in zip(images, batch.ops.tolist(), strict=True):
+            apply_ops(image, [Op(*op) for op in ops if op[0] >= 0])
+        assert np.array_equal(images, finished.images.numpy())
+
+
+def test_files_travel_as_they_are_where_the_gpu_decodes(load, fake, shards):
+    decode_device = pytest.importorskip("pipeline.data.decode_device")
+    plan = fake.plan(stages=((0, fake.settings(px=24, micro_batches=2)),))
+    (step,) = take(load(plan=plan, workers=1, decode="gpu"), 0, 1)
+    reader = ShardReader(shards.index())
+    for batch in step:
+        assert batch.images.shape == (16, decode_device.row_bytes(24)) and batch.ops is not None
+        for row, sample_id in zip(batch.images.numpy(), batch.ids.tolist(), strict=True):
+            assert reader.read(sample_id) in row.tobytes()
 
 
 def test_samples_with_several_labels_are_padded(load, make_shards):

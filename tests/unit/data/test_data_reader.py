@@ -1,10 +1,14 @@
 """The reader: right bytes, and for everything that may be wrong an error with file and key."""
 
+import os
 import pickle
+import resource
+from pathlib import Path
 
 import pytest
 
 from pipeline.data.reader import BrokenSample, ShardReader
+from pipeline.spec import Failure
 
 
 def test_reads_the_bytes_that_were_written(shards, make_jpeg):
@@ -73,3 +77,114 @@ def test_a_page_of_html_instead_of_a_shard_is_found(make_shards):
     tar.write_bytes(b"<html>404</html>".ljust(tar.stat().st_size, b" "))
     with pytest.raises(BrokenSample, match=r"shard-000000.tar: sample with id 1 .*crc32c"):
         ShardReader(made.index()).read(1)
+
+
+def _open_files(folder: Path) -> int:
+    """Return how many files below `folder` this process has open."""
+    targets = (os.path.realpath(link) for link in Path("/proc/self/fd").iterdir())
+    return sum(target.startswith(f"{folder}/") for target in targets)
+
+
+@pytest.fixture
+def two(make_shards):
+    """Two shards of four samples, and the second tar."""
+    made = make_shards([4, 4])
+    return made, made.folder / "train" / "shard-000001.tar"
+
+
+def test_a_shard_that_is_written_anew_under_a_running_job_is_named(two, make_shards, make_jpeg):
+    made, tar = two
+    reader = ShardReader(made.index())
+    assert reader.read(4) == make_jpeg(4)
+    raw = bytearray(tar.read_bytes())
+    offset = int(made.index().entry(5)["offset"])
+    raw[offset : offset + 200] = bytes(200)
+    os.utime(tar, ns=(0, 0))
+    tar.write_bytes(raw)
+    with pytest.raises(BrokenSample, match=r"crc32c .*changed while this job had it open"):
+        reader.read(5)
+
+
+def test_a_shard_that_is_replaced_as_a_whole_is_still_read_as_it_was(two, make_jpeg):
+    made, tar = two
+    reader = ShardReader(made.index())
+    assert reader.read(4) == make_jpeg(4)
+    other = tar.with_suffix(".new")
+    other.write_bytes(bytes(tar.stat().st_size))
+    other.replace(tar)
+    assert reader.read(5) == make_jpeg(5)
+
+
+def test_a_shard_that_is_cut_under_a_running_job_is_named(two, make_jpeg):
+    made, tar = two
+    reader = ShardReader(made.index())
+    assert reader.read(4) == make_jpeg(4)
+    size = tar.stat().st_size
+    os.truncate(tar, 1000)
+    told = rf"truncated; it has 1,000 bytes, the manifest says {size:,}; it was changed while"
+    with pytest.raises(BrokenSample, match=told):
+        reader.read(7)
+
+
+def test_an_index_older_than_its_tar_is_named(two, make_tar, make_jpeg):
+    made, tar = two
+    samples = [{"key": b"s%05d" % n, "jpg": make_jpeg(n + 9), "cls": b"0"} for n in range(4, 8)]
+    make_tar(tar, samples)
+    index = tar.with_name("shard-000001.idx.npy")
+    os.utime(index, ns=(0, 0))
+    with pytest.raises(BrokenSample, match="changed after its index was written: "):
+        ShardReader(made.index()).read(6)
+    os.utime(index)
+    with pytest.raises(BrokenSample) as error:
+        ShardReader(made.index()).read(6)
+    assert "after its index" not in str(error.value)
+
+
+def test_a_shard_that_is_restored_is_found_by_the_next_read(two, make_jpeg):
+    made, tar = two
+    reader = ShardReader(made.index())
+    assert reader.read(4) == make_jpeg(4)
+    good = tar.read_bytes()
+    tar.write_bytes(bytes(len(good)))
+    with pytest.raises(BrokenSample):
+        reader.read(5)
+    tar.unlink()
+    with pytest.raises(BrokenSample, match="No such file"):
+        reader.read(5)
+    tar.write_bytes(good)
+    assert reader.read(5) == make_jpeg(5)
+
+
+def test_a_disk_that_returns_errors_is_named(two):
+    made, tar = two
+    tar.unlink()
+    tar.symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    told = r"shard-000001.tar: sample with id 5 .*Input/output error\): the disk or the file server"
+    with pytest.raises(BrokenSample, match=told):
+        ShardReader(made.index()).read(5)
+
+
+def test_too_many_open_files_are_no_broken_sample(shards):
+    reader = ShardReader(shards.index())
+    for sample_id in (0, 50):
+        reader.index.entry(sample_id)
+    reader.read(0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(Failure, match="Too many open files.*ulimit -n") as error:
+            reader.read(50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(error.value, BrokenSample)
+    assert reader.read(50)
+
+
+def test_only_tars_stay_open_and_only_until_the_end(make_shards):
+    made = make_shards([3, 4, 5])
+    reader = ShardReader(made.index())
+    for sample_id in range(12):
+        reader.read(sample_id)
+    assert _open_files(made.folder) == 3  # no indexes
+    reader.close()
+    assert _open_files(made.folder) == 0

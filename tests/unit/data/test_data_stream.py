@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from pipeline.data.augment import AugmentSpec
+from pipeline.data.bad import BadSpec
 from pipeline.data.labels import LabelSpace
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.reader import BrokenSample
 from pipeline.data.stream import StreamLoader, key_id, read_tar
 from pipeline.spec import Misuse
 
+BUDGET = BadSpec(policy="budget")
 SPACE = LabelSpace(name="test", classes=tuple(f"c{i}" for i in range(10)))
 
 
@@ -37,9 +39,9 @@ def tars(tmp_path, make_tar, make_jpeg) -> list[Path]:
 def stream(fake):
     loaders = []
 
-    def make(shards, rank=0, world=1, workers=0, seed=0, plan=None):
+    def make(shards, rank=0, world=1, workers=0, seed=0, plan=None, bad=None):
         plan = plan or fake.plan(stages=((0, fake.settings(micro_batches=4)),))
-        spec = LoaderSpec(workers=workers, timeout_s=60)
+        spec = LoaderSpec(workers=workers, timeout_s=60, bad=bad or BadSpec())
         loaders.append(
             StreamLoader(shards, SPACE, plan, 24, rank, world, AugmentSpec(), seed, spec, 6)
         )
@@ -155,6 +157,35 @@ def test_a_broken_image_is_named(tmp_path, make_tar, make_jpeg, stream, workers)
     tar = one_sample(make_tar, tmp_path / "a.tar", jpg=make_jpeg(0)[:300], cls=b"1")
     with pytest.raises(BrokenSample, match=r"a.tar: sample 'k': not a whole image"):
         next(iter(stream([tar], workers=workers).steps(0)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_within_the_budget_the_next_sample_stands_in_for_a_broken_image(
+    tmp_path, make_tar, make_jpeg, stream, workers
+):
+    images = [make_jpeg(n)[: 300 if n in (1, 2) else None] for n in range(6)]
+    samples = [{"key": b"%d" % n, "jpg": images[n], "cls": b"%d" % n} for n in range(6)]
+    make_tar(tmp_path / "a.tar", samples)
+    (step,) = islice(stream([tmp_path / "a.tar"], workers=workers, bad=BUDGET).steps(0), 1)
+    ids = [i for batch in step for i in batch.ids.tolist()]
+    replaced = [item for batch in step for item in batch.replaced]
+    bad = {key_id("1"), key_id("2")}
+    assert len(ids) == 24 and not bad & set(ids)
+    assert replaced and {item.sample_id for item in replaced} == bad
+    assert {item.by for item in replaced} <= set(ids)
+    assert all("a.tar: sample '" in item.reason for item in replaced)
+
+
+def test_where_every_image_is_broken_the_budget_ends(tmp_path, make_tar, make_jpeg, stream):
+    tar = one_sample(make_tar, tmp_path / "a.tar", jpg=make_jpeg(0)[:300], cls=b"1")
+    with pytest.raises(BrokenSample, match=r"a.tar: sample 'k'"):
+        next(iter(stream([tar], bad=BUDGET).steps(0)))
+
+
+def test_a_broken_tar_is_an_error_within_any_budget(tmp_path, make_tar, make_jpeg, stream):
+    tar = one_sample(make_tar, tmp_path / "a.tar", jpg=make_jpeg(0))
+    with pytest.raises(BrokenSample, match="has only jpg"):
+        next(iter(stream([tar], bad=BUDGET).steps(0)))
 
 
 def test_a_truncated_tar_is_an_error_and_not_a_short_one(tars):

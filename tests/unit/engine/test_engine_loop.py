@@ -11,11 +11,13 @@ import torch
 from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
+from pipeline.data.bad import BadSpec, Replaced, Tally
 from pipeline.engine.loop import Loop, StepReport, capture, train
-from pipeline.engine.pulse import Pulse
+from pipeline.engine.pulse import Beat, Pulse
 from pipeline.engine.signals import StopWish
 from pipeline.parallel.strategy import Tensors
 from pipeline.parallel.world import World
+from pipeline.spec import Failure
 
 TOTAL = 20
 WORLD = World(0, 1, torch.device("cpu"))
@@ -46,7 +48,7 @@ def make_loop(tmp_path: Path, stepper: FakeStepper, wish: StopWish, stop_at: int
         for step in range(first, TOTAL):
             if step + 1 == stop_at:
                 wish.reason = "SIGUSR2"
-            yield []
+            yield [SimpleNamespace(replaced=kw.get("bad", {}).get(step + 1, ()))]
 
     def evaluate(step: int) -> float:
         evaluated.append(step)
@@ -62,11 +64,17 @@ def make_loop(tmp_path: Path, stepper: FakeStepper, wish: StopWish, stop_at: int
         report=told.append,
         evaluate=evaluate,
         writer=Writer(store, print),
+        tally=kw.get("tally", Tally(BadSpec(), 1000, 10)),
+        name_bad=kw.get("named", []).extend,
         facts={"recipe": "r"},
         save_every=kw.get("save_every", 5),
         evaluate_every=kw.get("evaluate_every", 8),
     )
     return loop, told, evaluated, store
+
+
+def bad(*ids: int) -> tuple[Replaced, ...]:
+    return tuple(Replaced(n, n + 1, f"a.tar: sample 's{n}': cut") for n in ids)
 
 
 def start(step: int = 0) -> TrainState:
@@ -148,14 +156,47 @@ def test_a_captured_state_splits_weights_from_buffers() -> None:
     assert state.buffers.keys() == {"bn"}
 
 
+def test_bad_samples_are_counted_in_every_report_and_named_once(tmp_path: Path) -> None:
+    named: list[Replaced] = []
+    tally = Tally(BadSpec(budget=0.1), 1000, 10)
+    loop, told, _, _ = make_loop(
+        tmp_path,
+        FakeStepper(),
+        StopWish(),
+        tally=tally,
+        named=named,
+        bad={3: bad(7), 5: bad(7, 8, 8), 20: bad(9)},
+    )
+    _, complete = train(loop, start(), StopWish())
+    assert complete
+    counts = [report.bad_samples for report in told]
+    assert counts == [0] * 2 + [1] * 2 + [4] * 15 + [5]
+    assert [item.sample_id for item in named] == [7, 8, 9]
+    assert tally.used == 10 * TOTAL
+
+
+def test_a_spent_budget_ends_the_attempt_after_its_step_is_reported(tmp_path: Path) -> None:
+    loop, told, _, store = make_loop(
+        tmp_path,
+        FakeStepper(),
+        StopWish(),
+        tally=Tally(BadSpec(policy="budget", budget=0.01), 100, 10),
+        bad={4: bad(1), 7: bad(2)},
+    )
+    with pytest.raises(Failure, match=r"2 of 70 samples .*first here: a.tar: sample 's1': cut"):
+        train(loop, start(), StopWish())
+    assert (told[-1].step, told[-1].bad_samples) == (7, 2)
+    assert loop.writer is not None and loop.writer.wait()
+    assert read(store.folder / "step-000000005").step == 5, "what was saved before stays"
+
+
 def test_the_pulse_is_read_a_step_later() -> None:
     pulse = Pulse(WORLD)
     assert pulse.flush() is None
-    assert pulse.exchange(1, torch.tensor(0.5), False) is None
-    beat = pulse.exchange(2, torch.tensor(0.25), True)
-    assert beat is not None
-    assert (beat.step, beat.loss, beat.stop) == (1, 0.5, False)
+    assert pulse.exchange(1, torch.tensor(0.5), False, 3) is None
+    beat = pulse.exchange(2, torch.tensor(0.25), True, 0)
+    assert beat == Beat(1, 0.5, False, 3)
     last = pulse.flush()
     assert last is not None
-    assert (last.step, last.stop) == (2, True)
+    assert (last.step, last.stop, last.bad_samples) == (2, True, 0)
     assert pulse.flush() is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.parallel.place import Place, check_divides, place_from
+from pipeline.parallel.place import Place, check_divides, local_ranks, place_from
 from pipeline.spec import Misuse
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8",
@@ -34,3 +34,17 @@ def test_a_world_that_does_not_divide_the_micro_batches_is_told_which_would() ->
     check_divides(4, [4, 8])
     with pytest.raises(Misuse, match=r"stages\.1\.micro_batches' is 6.*use 1, 2 ranks"):
         check_divides(4, [4, 6])
+
+
+@pytest.mark.parametrize(
+    ("env", "most"),
+    [
+        ({}, 8),
+        ({"LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1"}, 2),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,3(x10)"}, 3),
+        ({"SLURM_STEP_TASKS_PER_NODE": "64"}, 8),
+    ],
+)
+def test_the_ranks_of_a_host_are_what_the_launcher_says(env: dict[str, str], most: int) -> None:
+    assert local_ranks(env, 8) == most

@@ -1,0 +1,132 @@
+/* pipeline.data._native: the hot path of loading, outside the interpreter's lock.
+ *
+ *   size(data) -> (width, height)
+ *   crop_resize(data, box, out, filter, flip) -> bool
+ *   vectors(on) -> bool
+ *
+ * and the operations on pixels of ops_module.c.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdio.h>
+
+#include <jpeglib.h>
+
+#include "crop.h"
+#include "resize.h"
+#include "taps.h"
+
+#define TEXT(x) #x
+#define TEXT_OF(x) TEXT(x)
+
+#define MAX_SIDE 65500
+
+extern PyMethodDef ops_methods[];
+
+static bool use_vectors = true;
+
+static PyObject *py_size(PyObject *self, PyObject *data) {
+    Py_buffer bytes;
+    Header header;
+    if (PyObject_GetBuffer(data, &bytes, PyBUF_SIMPLE) < 0) return NULL;
+    bool is_read = header_read(bytes.buf, (size_t)bytes.len, &header);
+    PyBuffer_Release(&bytes);
+    if (!is_read) return PyErr_Format(PyExc_ValueError, "no header of a JPEG");
+    return Py_BuildValue("(ii)", header.width, header.height);
+}
+
+/* Take `out`'s memory; -1 and an exception where it is no (height, width, 3) of bytes in a row. */
+static int take_out(PyObject *object, Py_buffer *out) {
+    if (PyObject_GetBuffer(object, out, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0)
+        return -1;
+    if (out->ndim == 3 && out->shape[2] == 3 && out->itemsize == 1 && out->format[0] == 'B' &&
+        out->shape[0] >= 1 && out->shape[0] <= MAX_SIDE && out->shape[1] >= 1 &&
+        out->shape[1] <= MAX_SIDE)
+        return 0;
+    PyBuffer_Release(out);
+    PyErr_SetString(PyExc_ValueError, "out: expected (height, width, 3) of uint8, sides 1-65500");
+    return -1;
+}
+
+static bool is_inside(Box box, const Header *header) {
+    return 0 <= box.left && box.left < box.right && box.right <= header->width && 0 <= box.top &&
+           box.top < box.bottom && box.bottom <= header->height;
+}
+
+static PyObject *result(int status) {
+    if (status == CROP_NO_MEMORY) return PyErr_NoMemory();
+    return PyBool_FromLong(status == CROP_DONE);
+}
+
+static PyObject *crop_into(Crop *crop, Py_buffer *out) {
+    Header header;
+    int status = CROP_REFUSED;
+    bool is_image, fits = true;
+    crop->out = out->buf;
+    crop->out_height = (int)out->shape[0];
+    crop->out_width = (int)out->shape[1];
+    Py_BEGIN_ALLOW_THREADS
+    is_image = header_read(crop->data, crop->size, &header);
+    if (is_image && (fits = is_inside(crop->box, &header))) status = crop_resize(crop, &header);
+    Py_END_ALLOW_THREADS
+    if (fits) return result(status);
+    return PyErr_Format(PyExc_ValueError, "box (%d, %d, %d, %d) is no part of an image of %d x %d",
+                        crop->box.left, crop->box.top, crop->box.right, crop->box.bottom,
+                        header.width, header.height);
+}
+
+static PyObject *py_crop_resize(PyObject *self, PyObject *args) {
+    Py_buffer data, out;
+    PyObject *target, *done = NULL;
+    Crop crop = {.vectors = use_vectors};
+    int flip;
+    if (!PyArg_ParseTuple(args, "y*(iiii)Oip:crop_resize", &data, &crop.box.left, &crop.box.top,
+                          &crop.box.right, &crop.box.bottom, &target, &crop.filter, &flip))
+        return NULL;
+    crop.data = data.buf;
+    crop.size = (size_t)data.len;
+    crop.flip = flip;
+    if (crop.filter < TAPS_BILINEAR || crop.filter > CROP_POINTS)
+        PyErr_Format(PyExc_ValueError,
+                     "filter %d: expected 0 (bilinear), 1 (bicubic) or 2 (bilinear points)",
+                     crop.filter);
+    else if (take_out(target, &out) == 0) {
+        done = crop_into(&crop, &out);
+        PyBuffer_Release(&out);
+    }
+    PyBuffer_Release(&data);
+    return done;
+}
+
+static PyObject *py_vectors(PyObject *self, PyObject *on) {
+    int wanted = PyObject_IsTrue(on);
+    if (wanted < 0) return NULL;
+    use_vectors = wanted;
+    return PyBool_FromLong(use_vectors && resize_has_vectors());
+}
+
+static PyMethodDef methods[] = {
+    {"size", py_size, METH_O, "size(data) -> (width, height) of a JPEG, from its header."},
+    {"crop_resize", py_crop_resize, METH_VARARGS,
+     "crop_resize(data, box, out, filter, flip) -> bool: False where another decoder must judge."},
+    {"vectors", py_vectors, METH_O,
+     "vectors(on) -> bool: allow AVX2; tells whether it is used. The bytes never depend on it."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "pipeline.data._native",
+                                    "Crops of JPEGs and operations on pixels.", -1, methods,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    PyObject *self = PyModule_Create(&module);
+    if (self == NULL) return NULL;
+    const char *library = "libjpeg-turbo " TEXT_OF(LIBJPEG_TURBO_VERSION);
+    if (PyModule_AddFunctions(self, ops_methods) < 0 ||
+        PyModule_AddStringConstant(self, "LIBRARY", library) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
+}
