@@ -8,13 +8,14 @@ import atexit
 import multiprocessing
 import multiprocessing.util  # its exit hook waits for workers: ours, registered later, runs first
 import os
+import selectors
 import signal
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import reduction, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Crew:
     def __init__(self, job: Job, ring: Ring, spec: LoaderSpec) -> None:
         self._spec, self._ring, self._owner = spec, ring, os.getpid()
         self._ends: list[Connection] = []
+        self._selector = selectors.PollSelector()  # epoll's would be shared with forks
         self._owed: list[int] = [0] * spec.workers
         self._known: list[set[Slot]] = [set() for _ in range(spec.workers)]
         self._processes: list[BaseProcess] = []
@@ -63,6 +65,7 @@ class Crew:
     def _start(self, job: Job) -> None:
         context: Any = multiprocessing.get_context(self._spec.start_method)
         ours, theirs = context.Pipe()
+        self._selector.register(ours, selectors.EVENT_READ, len(self._ends))
         self._ends.append(ours)
         others = self._ends if self._spec.start_method == "fork" else []
         by_server = self._spec.start_method == "forkserver"
@@ -101,8 +104,8 @@ class Crew:
     def take(self, wait_s: float) -> list[tuple[int, Piece, Any]]:
         """Return (number of the ticket, piece, part) of what is finished."""
         found = []
-        for end in wait(self._ends, wait_s):
-            worker = self._ends.index(end)  # pyright: ignore[reportArgumentType] - one of them
+        for key, _ in self._selector.select(wait_s):
+            worker: int = key.data
             try:
                 while self._ends[worker].poll():
                     found.append(self._ends[worker].recv())
@@ -115,6 +118,7 @@ class Crew:
         """End the workers; those that are not gone in a moment are killed."""
         if os.getpid() != self._owner:
             return
+        self._selector.close()
         for end in self._ends:
             end.close()
         deadline = time.monotonic() + _STOP_S
