@@ -6,6 +6,8 @@ import sys
 import time
 from collections import deque
 
+from pipeline.run.clock import duration
+
 FIRST_S, EVERY_S = 2.0, 10.0
 """When a log gets its first line, and how often the next ones."""
 ON_TERMINAL_S = 0.2
@@ -87,13 +89,5 @@ class Meter:
 
 
 def clock(seconds: float) -> str:
-    """Return a time for people: 4.2 s, 45 s, 3:20 min, 2:05 h, 3 d 4 h."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours}:{minutes % 60:02d} h"
-    return f"{minutes}:{rest:02d} min" if minutes >= 2 else f"{round(seconds)} s"
+    """Return a time for people: 4.2 s, and from 10 s on as everywhere: 45 s, 3:20 min."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)

@@ -3,7 +3,6 @@
 500 species in the order of species.txt, by their common names; test_images.txt (2,443) is `eval`,
 the rest of images.txt (47,386) `train`. Many images are gone from the web: those that are missing
 are refused by name, so say how many there were with any result.
-http://thomasberg.org/datasets/birdsnap/1.1/birdsnap.tgz
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 _ABOUT = About(
     "birdsnap",
     "birdsnap.tgz and the folder download/images that its get_birdsnap.py fills",
-    "http://thomasberg.org/datasets/birdsnap/1.1/birdsnap.tgz",
+    "the page of its authors (Berg et al. 2014, Birdsnap)",
 )
 _ABSENT = "listed in images.txt, but not in the source: gone from the web or not downloaded"
 

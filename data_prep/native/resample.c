@@ -1,15 +1,16 @@
 #include "resample.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "../../pipeline/data/native/taps.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define HAVE_AVX2_PATH 1
 #endif
 
-#define BITS 22
+#define BITS TAPS_BITS
 #define HALF (1 << (BITS - 1))
 
 /* For each output pixel its first input pixel, and `taps` weights (an even number; some are zero).
@@ -25,33 +26,24 @@ static void kernel_free(Kernel *kernel) {
     free(kernel->weights);
 }
 
+/* The weights are those of training's resize, laid out for rows of packed pixels. */
 static int kernel_make(Kernel *kernel, int in, int out) {
-    double scale = (double)in / out, support = scale < 1 ? 1 : scale;
-    kernel->taps = ((int)ceil(2 * support) + 1) & ~1; /* as many as fit under the triangle */
+    Taps taps;
+    int status = taps_make(&taps, in, out, TAPS_BILINEAR, false);
+    int most = 1;
+    for (int x = 0; status == 0 && x < out; x++) most = most < taps.count[x] ? taps.count[x] : most;
+    kernel->taps = (most + 1) & ~1;
     kernel->first = malloc(sizeof(int) * out);
     kernel->weights = calloc((size_t)out * kernel->taps, sizeof(int32_t));
-    double *share = malloc(sizeof(double) * kernel->taps);
-    if (kernel->first == NULL || kernel->weights == NULL || share == NULL) {
-        free(share);
-        return -1;
-    }
-    for (int x = 0; x < out; x++) {
-        double centre = (x + 0.5) * scale, sum = 0;
-        int low = (int)(centre - support + 0.5), high = (int)(centre + support + 0.5);
-        low = low < 0 ? 0 : low;
-        high = high > in ? in : high;
-        for (int i = low; i < high; i++) {
-            double distance = fabs(i - centre + 0.5) / support;
-            sum += share[i - low] = distance < 1 ? 1 - distance : 0;
-        }
-        int first = low + kernel->taps > in ? in - kernel->taps : low;
+    if (kernel->first == NULL || kernel->weights == NULL) status = -1;
+    for (int x = 0; status == 0 && x < out; x++) {
+        int low = taps.first[x], first = low + kernel->taps > in ? in - kernel->taps : low;
         kernel->first[x] = first = first < 0 ? 0 : first;
-        for (int i = low; i < high; i++)
-            kernel->weights[(size_t)x * kernel->taps + i - first] =
-                (int32_t)(share[i - low] / sum * (1 << BITS) + 0.5);
+        int32_t *weights = kernel->weights + (size_t)x * kernel->taps + (low - first);
+        for (int i = 0; i < taps.count[x]; i++) weights[i] = taps_weight(&taps, x, i);
     }
-    free(share);
-    return 0;
+    taps_free(&taps);
+    return status;
 }
 
 static inline uint8_t to_byte(int32_t sum) {

@@ -145,11 +145,7 @@ def remove_unused(path: Path) -> bool:
     except OSError:  # a part has just become a shard, or it belongs to another user
         return False
     with unlocking(file):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if not is_at(file, path):
+        if _is_used(file) or not is_at(file, path):
             return False
         path.unlink()
         return True
@@ -162,11 +158,16 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     with unlocking(file):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return _is_used(file)
+
+
+def _is_used(file: io.FileIO) -> bool:
+    """Lock the file for this process alone; true where another one has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _claim(part: Path, tar: Path) -> io.FileIO | None:

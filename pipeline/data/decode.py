@@ -6,29 +6,21 @@ extension was not built; the pixels are the same: torchvision's crop and antiali
 """
 
 import functools
-import importlib
 import warnings
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from pipeline.data.augment import AugmentSpec, Draw, draw
 from pipeline.data.decode_safe import BrokenImage, View, open_rgb, sample_points, show
+from pipeline.data.extension import load_extension
 from pipeline.data.ops import apply_ops
 from pipeline.data.preprocess import PreprocessSpec
 
 __all__ = ["BrokenImage", "decode_crop", "decode_eval", "decode_train", "open_rgb"]
 
 
-def _load_native() -> ModuleType | None:
-    try:
-        return importlib.import_module("pipeline.data._native")
-    except ImportError:
-        return None
-
-
-_NATIVE = _load_native()
+_NATIVE = load_extension()
 _FILTER_CODES = {("bilinear", True): 0, ("bicubic", True): 1, ("bilinear", False): 2}
 """The extension's number of an interpolation with or without antialiasing."""
 

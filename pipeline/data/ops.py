@@ -5,13 +5,13 @@ device do the same with it. Where the extension is built it does the work, sever
 `ops_pillow` is the reference and gives the same pixels.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.data import ops_pillow
+from pipeline.data.extension import load_extension
 
 OFFICIAL = (
     "AutoContrast",
@@ -73,14 +73,8 @@ def box_op(name: str, box: tuple[int, int, int, int], value: float = 0.0) -> Op:
     return Op(CODES[name], value, left + ops_pillow.SPAN * right, top + ops_pillow.SPAN * bottom)
 
 
-def _load_native() -> Callable[[np.ndarray, Sequence[Op]], None] | None:
-    try:
-        return importlib.import_module("pipeline.data._native").apply
-    except (ImportError, AttributeError):
-        return None
-
-
-_native_apply = _load_native()
+_native = load_extension()
+_native_apply: Callable[[np.ndarray, Sequence[Op]], None] | None = _native and _native.apply
 
 
 def apply_ops(image: np.ndarray, ops: Sequence[Op]) -> None:

@@ -11,6 +11,7 @@ from pipeline.report.facts import Evaluation, Registered, RunReport, StageRow, T
 from pipeline.report.samples import samples
 from pipeline.report.style import STYLE
 from pipeline.report.svg import text_of
+from pipeline.run.clock import duration
 from pipeline.run.files import write_atomically
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -39,17 +40,6 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     return path
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 45 s, 3:20 min, 2:05 h, 3 d 4 h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours}:{minutes % 60:02d} h"
-    return f"{minutes}:{rest:02d} min" if minutes >= 2 else f"{round(seconds)} s"
 
 
 def _contents(runs: Sequence[RunReport], transfer: TransferReport | None) -> str:

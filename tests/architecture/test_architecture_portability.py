@@ -15,7 +15,6 @@ HOSTS = {
     "www.image-net.org",
     "ai.stanford.edu",
     "data.vision.ee.ethz.ch",
-    "thomasberg.org",
     "www.cs.toronto.edu",
     "www.robots.ox.ac.uk",
     "localhost",

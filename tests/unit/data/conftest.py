@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data import fetch
 from pipeline.data.index import ENTRY, SplitIndex
 from pipeline.data.labels import LabelSpace
 from pipeline.data.manifest import Manifest, Shard, Split, load_manifest, save_manifest
+from tests.unit.data.faulty_server import FaultyServer, serving
+from tests.unit.data.one_file import FILE, SIZE
 
 NUM_CLASSES = 10
 
@@ -172,3 +175,45 @@ def fake() -> Any:
         settings = FakeSettings
 
     return Fake
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again almost at once, and ask servers on this host without a proxy."""
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.01)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def server(shards) -> Iterator[FaultyServer]:
+    """Serve `shards`."""
+    with serving(shards.folder) as state:
+        yield state
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return the place of a cache."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def content() -> bytes:
+    """Return the bytes of the one file of `web`."""
+    return np.random.default_rng(0).bytes(SIZE)
+
+
+@pytest.fixture
+def web(tmp_path: Path, content: bytes) -> Iterator[FaultyServer]:
+    """Serve one file."""
+    path = tmp_path / "served" / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with serving(tmp_path / "served") as state:
+        yield state
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Return where the one file is to be brought."""
+    return tmp_path / "here" / FILE

@@ -3,52 +3,19 @@
 import os
 import pickle
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.data import fetch
 from pipeline.data.ahead import Ahead
 from pipeline.data.cache import is_locked
-from pipeline.data.cached_places import CachedPlaces
-from pipeline.data.places import PlacesSpec, ShardGone
-from pipeline.data.reader import BrokenSample, ShardReader
-from pipeline.data.sources import open_index, open_manifest
+from pipeline.data.places import ShardGone
+from pipeline.data.reader import BrokenSample
 from pipeline.spec import Failure
+from tests.unit.data.cached_shards import places_of, reader_of, tars
 from tests.unit.data.faulty_server import Fault, serving
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.01)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def server(shards):
-    with serving(shards.folder) as state:
-        yield state
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "cache"
-
-
-def tars(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*.tar"))
-
-
-def reader_of(url: str, folder: Path, max_gb: float = 1.0, **settings) -> ShardReader:
-    settings = {"retries": 2, "timeout_s": 2, "ahead_steps": 0, **settings}
-    spec = PlacesSpec(folder=str(folder), max_gb=max_gb, **settings)
-    return ShardReader(open_index(url, spec, open_manifest(url, spec), "train"))
-
-
-def places_of(reader: ShardReader) -> CachedPlaces:
-    assert isinstance(reader.index.places, CachedPlaces)
-    return reader.index.places
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_a_copy_with_wrong_bytes_comes_again(server, shards, folder, make_jpeg):

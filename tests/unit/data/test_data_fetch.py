@@ -1,72 +1,26 @@
 """Bringing a file: whole or not at all, through kills, forks, damaged parts and failing disks."""
 
-import hashlib
 import os
 import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.data import fetch
-from pipeline.data.fetch import Expected, fetch_file
-from pipeline.data.places import PlacesSpec, ShardGone
+from pipeline.data.fetch import fetch_file
+from pipeline.data.places import ShardGone
 from pipeline.data.remote import FolderSource, source_of
 from pipeline.spec import Failure
-from tests.unit.data.faulty_server import Fault, FaultyServer, serving
+from tests.unit.data.faulty_server import Fault
+from tests.unit.data.one_file import FAST, FILE, SIZE, bring, expected, starts
 
-SIZE = 3_000_000
-FAST = PlacesSpec(retries=3, timeout_s=5)
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.01)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.fixture
-def content() -> bytes:
-    return np.random.default_rng(0).bytes(SIZE)
-
-
-@pytest.fixture
-def server(tmp_path, content):
-    (tmp_path / "served" / "train").mkdir(parents=True)
-    (tmp_path / "served" / "train" / "a.tar").write_bytes(content)
-    with serving(tmp_path / "served") as state:
-        yield state
-
-
-@pytest.fixture
-def target(tmp_path) -> Path:
-    return tmp_path / "here" / "train" / "a.tar"
-
-
-FILE = "train/a.tar"
-
-
-def expected(content: bytes) -> Expected:
-    return Expected(len(content), hashlib.sha256(content).hexdigest(), len(content))
-
-
-def bring(server: FaultyServer, target: Path, content: bytes, spec: PlacesSpec = FAST) -> None:
-    fetch_file(source_of(server.url, spec), FILE, target, expected(content), spec)
-
-
-def starts(server: FaultyServer) -> list[int]:
-    return [start for _, start in server.asked]
-
-
-def leftovers(target: Path) -> list[str]:
-    return sorted(path.name for path in target.parent.iterdir())
-
-
-def test_a_part_of_a_killed_process_is_gone_on_with(server, target, content):
-    server.faults[FILE] = [Fault(bytes_per_s=1_000_000)]
+def test_a_part_of_a_killed_process_is_gone_on_with(web, target, content):
+    web.faults[FILE] = [Fault(bytes_per_s=1_000_000)]
     script = (
         "import sys; from pathlib import Path; from pipeline.data.fetch import *;"
         "from pipeline.data.remote import source_of; spec = PlacesSpec();"
@@ -74,7 +28,7 @@ def test_a_part_of_a_killed_process_is_gone_on_with(server, target, content):
         f"Expected({SIZE}, sys.argv[3], {SIZE}), spec)"
     )
     digest = expected(content).sha256 or ""
-    process = subprocess.Popen([sys.executable, "-c", script, server.url, str(target), digest])
+    process = subprocess.Popen([sys.executable, "-c", script, web.url, str(target), digest])
     part = target.with_name("a.tar.part")
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size > 500_000):
@@ -84,29 +38,29 @@ def test_a_part_of_a_killed_process_is_gone_on_with(server, target, content):
     process.kill()
     process.wait()
     assert not target.exists()
-    bring(server, target, content)
+    bring(web, target, content)
     assert target.read_bytes() == content
-    assert starts(server)[-1] > 500_000
+    assert starts(web)[-1] > 500_000
 
 
-def test_a_damaged_part_does_not_spoil_the_file(server, target, content):
+def test_a_damaged_part_does_not_spoil_the_file(web, target, content):
     target.parent.mkdir(parents=True)
     target.with_name("a.tar.part").write_bytes(bytes(1_500_000))
-    bring(server, target, content)
+    bring(web, target, content)
     assert target.read_bytes() == content
-    assert starts(server) == [1_500_000, 0]
+    assert starts(web) == [1_500_000, 0]
 
 
 @pytest.mark.parametrize("left", [SIZE, SIZE + 5])
-def test_a_part_that_lacks_only_its_name_gets_it(server, target, content, left):
+def test_a_part_that_lacks_only_its_name_gets_it(web, target, content, left):
     target.parent.mkdir(parents=True)
     target.with_name("a.tar.part").write_bytes((content + b"12345")[:left])
-    bring(server, target, content)
+    bring(web, target, content)
     assert target.read_bytes() == content
-    assert starts(server) == ([] if left == SIZE else [0])
+    assert starts(web) == ([] if left == SIZE else [0])
 
 
-def test_a_full_disk_is_named(server, target, content):
+def test_a_full_disk_is_named(web, target, content):
     script = (
         "import resource, sys; from pathlib import Path; from pipeline.data.fetch import *;"
         "from pipeline.data.remote import source_of; spec = PlacesSpec();"
@@ -115,7 +69,7 @@ def test_a_full_disk_is_named(server, target, content):
         f"Expected({SIZE}, None, {SIZE}), spec)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, server.url, str(target)], capture_output=True, text=True
+        [sys.executable, "-c", script, web.url, str(target)], capture_output=True, text=True
     )
     told = done.stderr.splitlines()[-1]
     assert "Failure" in told
@@ -123,25 +77,25 @@ def test_a_full_disk_is_named(server, target, content):
     assert "data.shards.max_gb" in told
 
 
-def test_it_works_in_a_forked_process_too(server, target, content):
-    bring(server, target, content)  # starts fsspec's thread here
+def test_it_works_in_a_forked_process_too(web, target, content):
+    bring(web, target, content)  # starts fsspec's thread here
     other = target.with_name("b.tar")
     child = os.fork()
     if child == 0:
         try:
-            fetch_file(source_of(server.url, FAST), FILE, other, expected(content), FAST)
+            fetch_file(source_of(web.url, FAST), FILE, other, expected(content), FAST)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert other.read_bytes() == content
 
 
-def test_the_global_random_numbers_are_left_alone(server, target, content):
+def test_the_global_random_numbers_are_left_alone(web, target, content):
     random.seed(3)
     first = random.random()
     random.seed(3)
-    server.faults[FILE] = [Fault(status=500)]
-    bring(server, target, content)
+    web.faults[FILE] = [Fault(status=500)]
+    bring(web, target, content)
     assert random.random() == first
 
 

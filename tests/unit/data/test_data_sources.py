@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data import fetch, sources
+from pipeline.data import sources
 from pipeline.data.augment import AugmentSpec
 from pipeline.data.index import SplitIndex
 from pipeline.data.loader import TrainLoader
@@ -21,17 +21,7 @@ from pipeline.data.sources import needed_bytes, open_index, open_manifest
 from pipeline.spec import Failure, Misuse
 from tests.unit.data.faulty_server import Fault, serving
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.01)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def server(shards):
-    with serving(shards.folder) as state:
-        yield state
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture

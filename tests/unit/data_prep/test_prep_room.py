@@ -94,14 +94,19 @@ def test_on_two_disks_each_is_asked_for_its_own(
     assert build(job).split("train").num_samples == NUM_IMAGES
 
 
-def test_what_is_spooled_already_is_not_asked_for_again(
-    zipped: Path, num_bytes: int, set_free: SetFree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = _job(zipped)
+def _spool_only(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build until the spools are there."""
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.sources.without_doubles", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(job)
+
+
+def test_what_is_spooled_already_is_not_asked_for_again(
+    zipped: Path, num_bytes: int, set_free: SetFree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _job(zipped)
+    _spool_only(job, monkeypatch)
     set_free(num_bytes + 20_000)
     assert build(job).split("train").num_samples == NUM_IMAGES
 
@@ -168,10 +173,7 @@ def test_what_an_interrupted_pass_left_counts_as_free(
     zipped: Path, num_bytes: int, set_free: SetFree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = _job(zipped)
-    with monkeypatch.context() as patch:
-        patch.setattr("data_prep.sources.without_doubles", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            build(job)
+    _spool_only(job, monkeypatch)
     (target,) = (job.work / room.SPOOLS).iterdir()
     (target / "members.json").unlink()
     there = (target / "bucket-000").stat().st_size

@@ -17,19 +17,14 @@ from data_prep.catalogue import Catalogue, Reader
 from data_prep.sources import Source, write_catalogue
 from data_prep.tar import Damaged
 from pipeline.spec import Misuse
+from tests.unit.data_prep.imagenet_archives import tar
 
 Files = Mapping[str, bytes]
 TREE = {"cat/1.jpg": b"one", "cat/2.jpg": b"", "dog/1.jpg": b"three" * 300}
 
 
 def _tar(files: Files, gzipped: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return gzip.compress(buffer.getvalue(), 1) if gzipped else buffer.getvalue()
+    return gzip.compress(tar(files), 1) if gzipped else tar(files)
 
 
 def _spread(folder: Path, files: Files) -> Path:

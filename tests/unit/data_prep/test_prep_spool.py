@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,18 +25,9 @@ from data_prep.listing import Region
 from data_prep.order import rank_of
 from data_prep.spool import are_whole, num_buckets, spool
 from data_prep.tar import Damaged
+from tests.unit.data_prep.imagenet_archives import tar
 
 FILES = {f"n{i % 7}/{i:03d}.jpg": random.Random(i).randbytes(900 + i) for i in range(200)}
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def _region(path: Path, data: bytes) -> Region:
@@ -119,7 +109,7 @@ def test_buckets_are_ranges_of_the_final_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "BUCKET_BYTES", 64 << 10)
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES), 1))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(FILES), 1))
     members = spool(region, tmp_path / "spools", seed=3)
     assert _contents(members) == FILES and len(members.containers) == 8
     assert [place.name for place in members.places()] == list(FILES)  # as in the archive
@@ -134,7 +124,7 @@ def test_buckets_are_ranges_of_the_final_order(
 def test_a_finished_pass_is_kept_and_a_touched_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES)))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(FILES)))
     members = spool(region, tmp_path / "spools", 0)
     bucket = Path(members.containers[0]["path"])
     first = bucket.stat().st_mtime_ns
@@ -160,7 +150,7 @@ spool(Region(path, 0, path.stat().st_size, "", is_gzip=True), Path(sys.argv[2]),
 
 def test_a_killed_pass_starts_anew(repo: Path, tmp_path: Path) -> None:
     files = {f"{i:05d}.jpg": random.Random(i).randbytes(40_000) for i in range(800)}
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(files), 1))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(files), 1))
     spools = tmp_path / "spools"
     command = [sys.executable, "-c", KILLED, str(region.path), str(spools)]
     process = subprocess.Popen(command, cwd=repo, stderr=subprocess.DEVNULL)
@@ -177,12 +167,12 @@ def test_a_killed_pass_starts_anew(repo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (gzip.compress(_tar(FILES))[:9000], "gzip at byte 9000"),
-        (gzip.compress(_tar(FILES)[:5000]), "x.tar.gz, inflated: truncated"),
-        (gzip.compress(_tar(FILES)[:1324]), "it ends at byte 1324, in n0/000.jpg"),
-        (gzip.compress(_tar(FILES)) + b"tail", "no gzip starts there"),
-        (gzip.compress(_tar({"a.tar": _tar(FILES)[:5000]})), "in n|after n"),
-        (gzip.compress(_tar({"a.tgz": gzip.compress(_tar(FILES))[:900]})), "a.tgz: truncated"),
+        (gzip.compress(tar(FILES))[:9000], "gzip at byte 9000"),
+        (gzip.compress(tar(FILES)[:5000]), "x.tar.gz, inflated: truncated"),
+        (gzip.compress(tar(FILES)[:1324]), "it ends at byte 1324, in n0/000.jpg"),
+        (gzip.compress(tar(FILES)) + b"tail", "no gzip starts there"),
+        (gzip.compress(tar({"a.tar": tar(FILES)[:5000]})), "in n|after n"),
+        (gzip.compress(tar({"a.tgz": gzip.compress(tar(FILES))[:900]})), "a.tgz: truncated"),
         (gzip.compress(b"<html>" * 1000), "tar at byte 0"),
         (gzip.compress(bytes(600 << 20), 9), "grows more than 100 times"),
     ],
@@ -197,7 +187,7 @@ def test_a_broken_archive_leaves_nothing_behind(tmp_path: Path, data: bytes, sai
 
 
 def test_a_wrong_checksum_at_the_very_end_is_found(tmp_path: Path) -> None:
-    data = bytearray(gzip.compress(_tar(FILES)))
+    data = bytearray(gzip.compress(tar(FILES)))
     data[-6] ^= 1
     with pytest.raises(Damaged, match="incorrect data check"):
         spool(_region(tmp_path / "x.tar.gz", bytes(data)), tmp_path / "spools", 0)
@@ -207,7 +197,7 @@ def test_too_little_room_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES)))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(FILES)))
     with pytest.raises(Failed, match=r"spools: .*takes about 0\.0003? GB|--scratch"):
         spool(region, tmp_path / "spools", 0)
     assert list((tmp_path / "spools").iterdir()) == []
@@ -218,7 +208,7 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES)))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(FILES)))
     with pytest.raises(Failed, match=r"spools: the disk is full"):
         spool(region, tmp_path / "spools", 0)
 
@@ -239,9 +229,9 @@ def test_an_archive_of_links_only_is_refused_in_the_end(
 
 
 def test_archives_in_archives_end_somewhere(tmp_path: Path) -> None:
-    data = _tar({"a.jpg": b"x"})
+    data = tar({"a.jpg": b"x"})
     for _ in range(10):
-        data = gzip.compress(_tar({"deeper.tgz": data, "x.tar": _tar({"b": b"c"})}))
+        data = gzip.compress(tar({"deeper.tgz": data, "x.tar": tar({"b": b"c"})}))
     with pytest.raises(Damaged, match="more than 8 archives in one another"):
         spool(_region(tmp_path / "x.tar.gz", data), tmp_path / "spools", 0)
 
@@ -251,7 +241,7 @@ def test_a_member_over_the_cap_is_refused_and_passed_over(
 ) -> None:
     monkeypatch.setattr("data_prep.listing.MAX_FILE_BYTES", 1000)
     files = {"a.jpg": b"1", "b.jpg": bytes(1001), "c.jpg": b"3"}
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(files)))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(files)))
     members = spool(region, tmp_path / "spools", 0)
     assert list(_contents(members)) == ["a.jpg", "c.jpg"]
     assert [note[:2] for note in members.refused] == [("b.jpg", "too large a file")]
@@ -272,7 +262,7 @@ def test_a_gzip_is_read_by_pieces_whatever_it_claims(monkeypatch: pytest.MonkeyP
 
 def test_a_bucket_that_was_cut_or_is_gone_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "spools"
-    region = _region(tmp_path / "x.tar.gz", gzip.compress(_tar(FILES)))
+    region = _region(tmp_path / "x.tar.gz", gzip.compress(tar(FILES)))
     containers = spool(region, folder, 0).containers
     elsewhere: list[Container] = [{"path": str(tmp_path / "gone.tar"), "strip": ""}]
     assert are_whole([*containers, *elsewhere], folder)

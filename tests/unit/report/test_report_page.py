@@ -20,7 +20,7 @@ from pipeline.report.facts import (
     TransferReport,
     TransferTask,
 )
-from pipeline.report.page import duration, write_report
+from pipeline.report.page import write_report
 from pipeline.report.samples import thumbnail
 
 EVIL = '<script>alert("x")</script>&"\''
@@ -185,17 +185,3 @@ def test_thumbnails_are_small_copies_and_junk_is_none() -> None:
     assert tiny is not None and tiny[0] == "png" and tiny[2]
     for junk in (b"", b"<svg onload=alert(1)>", picture()[:500]):
         assert thumbnail(junk) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (59.6, "60 s"),
-        (200, "3:20 min"),
-        (7500, "2:05 h"),
-        (273_600, "3 d 4 h"),
-    ],
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
