@@ -37,7 +37,7 @@ need() { \
 }
 endef
 
-$(INSTALLED): pyproject.toml requirements.lock $(wildcard data_prep/native/*.[ch] pipeline/data/native/*.[ch])
+$(INSTALLED): pyproject.toml requirements.lock $(wildcard data_prep/native/*.[ch] pipeline/data/native/*.[ch] pipeline/data/native/*/*.[ch])
 	@$(NEED_PACKAGES); \
 	new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }; \
 	if ! command -v "$(PYTHON)" >/dev/null; then need "$(PYTHON)" "python3 python3-venv"; fi; \
@@ -50,11 +50,12 @@ $(INSTALLED): pyproject.toml requirements.lock $(wildcard data_prep/native/*.[ch
 		need "Python's venv module" "python3-venv"; \
 	fi; \
 	if ! command -v c++ >/dev/null; then \
-		need "a C++ compiler" "build-essential python3-dev" || echo "going on without"; \
+		need "a C++ compiler" "build-essential python3-dev" \
+			|| echo "going on without: images load 2 to 4 times slower"; \
 	fi; \
 	if ! printf '#include <stdio.h>\n#include <jpeglib.h>\n' | cc -E -x c - >/dev/null 2>&1; then \
 		need "libjpeg-turbo's headers" "libjpeg-dev" \
-			|| echo "going on without: images load 2 to 4 times slower, --transcode lossless is refused"; \
+			|| echo "going on without: --transcode lossless is refused"; \
 	fi; \
 	if ! new_enough $(BIN)/python 2>/dev/null || ! $(PIP) --version >/dev/null 2>&1; then \
 		echo "making $(VENV) with $$("$(PYTHON)" -V)"; \
@@ -90,8 +91,9 @@ unit: env ## the fast tests only (PYTEST_ARGS=... is passed on)
 slurm: env ## the tests on the SLURM testbed only (root; slurm-wlm and munge installed)
 	@REQUIRE_SLURM=1 $(BIN)/pytest -m slurm $(PYTEST_ARGS)
 
-fuzz: env ## fuzz the decoder of the extension (clang; FUZZ_S=60 seconds)
-	@tests/fuzz/run.sh $(or $(FUZZ_S),60)
+fuzz: env ## fuzz the extension: decoder, then operations (clang; FUZZ_S=60 seconds each)
+	@tests/fuzz/run.sh crop $(or $(FUZZ_S),60)
+	@tests/fuzz/run.sh ops $(or $(FUZZ_S),60)
 
 lock: env ## write requirements.lock again from what .venv holds
 	@sed -n '/^#/p' requirements.lock > requirements.lock.new

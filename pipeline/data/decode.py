@@ -100,8 +100,8 @@ def warn_if_slow() -> None:
     if _NATIVE is None:
         warnings.warn(
             "images are decoded by Pillow alone, 2 to 4 times slower: the extension "
-            "pipeline.data._native was not built; `apt-get install build-essential python3-dev "
-            "libjpeg-dev`, remove .venv/.installed, then `make env`",
+            "pipeline.data._native was not built; `apt-get install build-essential python3-dev`, "
+            "remove .venv/.installed, then `make env`",
             stacklevel=2,
         )
 

@@ -2,10 +2,6 @@
 
 #include "ops.h"
 
-#ifdef OPS_X86
-#include <immintrin.h>
-#endif
-
 enum { STRIP = 768 }; /* pixels at a time: what lies between stays in the nearest cache */
 
 /* A factor whose products an int holds; from there on every difference is clipped anyway. */
@@ -24,8 +20,8 @@ static void blend_plain(uint8_t *out, const uint8_t *zero, const uint8_t *one, s
     }
 }
 
-#ifdef OPS_X86
-OPS_AVX2 static inline __m256i blend_eight(const uint8_t *zero, const uint8_t *one, __m256 factor) {
+#ifdef HAS_AVX2
+AVX2 static inline __m256i blend_eight(const uint8_t *zero, const uint8_t *one, __m256 factor) {
     __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)zero));
     __m256i to = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)one));
     __m256 product = _mm256_mul_ps(factor, _mm256_cvtepi32_ps(_mm256_sub_epi32(to, from)));
@@ -33,7 +29,7 @@ OPS_AVX2 static inline __m256i blend_eight(const uint8_t *zero, const uint8_t *o
 }
 
 /* Two packings clip at 0 and 255 on their way. */
-OPS_AVX2 static void blend_avx2(uint8_t *out, const uint8_t *zero, const uint8_t *one, size_t bytes,
+AVX2 static void blend_avx2(uint8_t *out, const uint8_t *zero, const uint8_t *one, size_t bytes,
                                 float factor) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256 factors = _mm256_set1_ps(factor);

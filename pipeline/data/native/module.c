@@ -9,30 +9,28 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <stdio.h>
-
-#include <jpeglib.h>
-
 #include "crop.h"
-#include "resize.h"
 #include "taps.h"
-
-#define TEXT(x) #x
-#define TEXT_OF(x) TEXT(x)
+#include "vectors.h"
 
 #define MAX_SIDE 65500
+#define MAX_IDLE 16 /* decoders kept for the next images: as many threads hardly load at once */
 
 extern PyMethodDef ops_methods[];
 
 static bool use_vectors = true;
 
+/* Decoders that nobody uses at the moment; the interpreter's lock guards them. */
+static RegionDecoder *idle[MAX_IDLE];
+static int num_idle = 0;
+
 static PyObject *py_size(PyObject *self, PyObject *data) {
     Py_buffer bytes;
-    Header header;
+    JpegHeader header;
     if (PyObject_GetBuffer(data, &bytes, PyBUF_SIMPLE) < 0) return NULL;
-    bool is_read = header_read(bytes.buf, (size_t)bytes.len, &header);
+    int status = jpeg_header(bytes.buf, (size_t)bytes.len, &header);
     PyBuffer_Release(&bytes);
-    if (!is_read) return PyErr_Format(PyExc_ValueError, "no header of a JPEG");
+    if (status != 0) return PyErr_Format(PyExc_ValueError, "no baseline JPEG of YCbCr or grey");
     return Py_BuildValue("(ii)", header.width, header.height);
 }
 
@@ -49,43 +47,45 @@ static int take_out(PyObject *object, Py_buffer *out) {
     return -1;
 }
 
-static bool is_inside(Box box, const Header *header) {
-    return 0 <= box.left && box.left < box.right && box.right <= header->width && 0 <= box.top &&
-           box.top < box.bottom && box.bottom <= header->height;
-}
-
-static PyObject *result(int status) {
-    if (status == CROP_NO_MEMORY) return PyErr_NoMemory();
-    return PyBool_FromLong(status == CROP_DONE);
+static PyObject *fail_for_box(const Region *region) {
+    const Box *box = &region->box;
+    JpegHeader header;
+    jpeg_header(region->data, region->size, &header);
+    return PyErr_Format(PyExc_ValueError, "box (%d, %d, %d, %d) is no part of an image of %d x %d",
+                        box->left, box->top, box->right, box->bottom, header.width,
+                        header.height);
 }
 
 static PyObject *crop_into(Crop *crop, Py_buffer *out) {
-    Header header;
-    int status = CROP_REFUSED;
-    bool is_image, fits = true;
+    RegionStatus status;
+    RegionDecoder *decoder = num_idle > 0 ? idle[--num_idle] : region_new();
+    if (decoder == NULL) return PyErr_NoMemory();
     crop->out = out->buf;
     crop->out_height = (int)out->shape[0];
     crop->out_width = (int)out->shape[1];
     Py_BEGIN_ALLOW_THREADS
-    is_image = header_read(crop->data, crop->size, &header);
-    if (is_image && (fits = is_inside(crop->box, &header))) status = crop_resize(crop, &header);
+    status = crop_resize(decoder, crop);
     Py_END_ALLOW_THREADS
-    if (fits) return result(status);
-    return PyErr_Format(PyExc_ValueError, "box (%d, %d, %d, %d) is no part of an image of %d x %d",
-                        crop->box.left, crop->box.top, crop->box.right, crop->box.bottom,
-                        header.width, header.height);
+    if (num_idle < MAX_IDLE)
+        idle[num_idle++] = decoder;
+    else
+        region_free(decoder);
+    if (status == REGION_NO_MEMORY) return PyErr_NoMemory();
+    if (status == REGION_OUTSIDE) return fail_for_box(&crop->region);
+    return PyBool_FromLong(status == REGION_OK);
 }
 
 static PyObject *py_crop_resize(PyObject *self, PyObject *args) {
     Py_buffer data, out;
     PyObject *target, *done = NULL;
-    Crop crop = {.vectors = use_vectors};
+    Crop crop = {.region.vectors = use_vectors};
+    Box *box = &crop.region.box;
     int flip;
-    if (!PyArg_ParseTuple(args, "y*(iiii)Oip:crop_resize", &data, &crop.box.left, &crop.box.top,
-                          &crop.box.right, &crop.box.bottom, &target, &crop.filter, &flip))
+    if (!PyArg_ParseTuple(args, "y*(iiii)Oip:crop_resize", &data, &box->left, &box->top,
+                          &box->right, &box->bottom, &target, &crop.filter, &flip))
         return NULL;
-    crop.data = data.buf;
-    crop.size = (size_t)data.len;
+    crop.region.data = data.buf;
+    crop.region.size = (size_t)data.len;
     crop.flip = flip;
     if (crop.filter < TAPS_BILINEAR || crop.filter > CROP_POINTS)
         PyErr_Format(PyExc_ValueError,
@@ -103,11 +103,11 @@ static PyObject *py_vectors(PyObject *self, PyObject *on) {
     int wanted = PyObject_IsTrue(on);
     if (wanted < 0) return NULL;
     use_vectors = wanted;
-    return PyBool_FromLong(use_vectors && resize_has_vectors());
+    return PyBool_FromLong(use_vectors && has_vectors());
 }
 
 static PyMethodDef methods[] = {
-    {"size", py_size, METH_O, "size(data) -> (width, height) of a JPEG, from its header."},
+    {"size", py_size, METH_O, "size(data) -> (width, height), from the header of a JPEG that may be for crop_resize."},
     {"crop_resize", py_crop_resize, METH_VARARGS,
      "crop_resize(data, box, out, filter, flip) -> bool: False where another decoder must judge."},
     {"vectors", py_vectors, METH_O,
@@ -122,9 +122,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "pipeline.data._nativ
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *self = PyModule_Create(&module);
     if (self == NULL) return NULL;
-    const char *library = "libjpeg-turbo " TEXT_OF(LIBJPEG_TURBO_VERSION);
-    if (PyModule_AddFunctions(self, ops_methods) < 0 ||
-        PyModule_AddStringConstant(self, "LIBRARY", library) < 0) {
+    if (PyModule_AddFunctions(self, ops_methods) < 0) {
         Py_DECREF(self);
         return NULL;
     }

@@ -100,7 +100,7 @@ static bool needs_other(const Op *op) {
 }
 
 int ops_apply(uint8_t *pixels, int width, int height, const Op *ops, size_t count, bool vectors) {
-    Picture picture = {pixels, NULL, width, height, vectors && ops_has_vectors()};
+    Picture picture = {pixels, NULL, width, height, vectors && has_vectors()};
     uint8_t *spare = NULL;
     for (size_t i = 0; i < count && spare == NULL; i++)
         if (needs_other(&ops[i]) && (spare = malloc(picture_bytes(&picture))) == NULL) return -1;
@@ -110,9 +110,3 @@ int ops_apply(uint8_t *pixels, int width, int height, const Op *ops, size_t coun
     free(spare);
     return 0;
 }
-
-#ifdef OPS_X86
-bool ops_has_vectors(void) { return __builtin_cpu_supports("avx2"); }
-#else
-bool ops_has_vectors(void) { return false; }
-#endif

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vectors.h"
+
 /* Places in pipeline.data.ops.OPS. */
 enum {
     OP_AUTO_CONTRAST,
@@ -70,9 +72,6 @@ static inline void picture_swap(Picture *picture) {
  * memory: then the pixels are as they were. */
 int ops_apply(uint8_t *pixels, int width, int height, const Op *ops, size_t count, bool vectors);
 
-/* Whether this processor has the vectors. */
-bool ops_has_vectors(void);
-
 /* values.c: each value of a channel becomes another one. */
 void values_auto_contrast(Picture *picture);
 void values_equalize(Picture *picture);
@@ -93,19 +92,11 @@ void warp_rotate(Picture *picture, double degrees, WarpFilter filter, uint8_t fi
 void warp_shear(Picture *picture, double x, double y, WarpFilter filter, uint8_t fill);
 void warp_translate(Picture *picture, double x, double y, uint8_t fill);
 
-/* -DOPS_PORTABLE leaves out what is for one processor, to try the rest. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(OPS_PORTABLE)
-#define OPS_X86
-#define OPS_AVX2 __attribute__((target("avx2")))
-#else
-#define OPS_AVX2
-#endif
-
 /* A kernel is NAME_body, compiled plainly and once more for AVX2, and chosen at run time. */
-#define OPS_BODY static inline __attribute__((always_inline))
+#define OPS_BODY static ALWAYS_INLINE
 #define OPS_TWICE(name, parameters, arguments)                     \
     static void name##_plain parameters { name##_body arguments; } \
-    OPS_AVX2 static void name##_avx2 parameters { name##_body arguments; }
+    AVX2 static void name##_avx2 parameters { name##_body arguments; }
 #define OPS_CHOOSE(name, vectors) (*((vectors) ? name##_avx2 : name##_plain))
 
 #endif

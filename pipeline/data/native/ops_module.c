@@ -89,7 +89,7 @@ static PyObject *py_ops_vectors(PyObject *self, PyObject *on) {
     int wanted = PyObject_IsTrue(on);
     if (wanted < 0) return NULL;
     use_vectors = wanted;
-    return PyBool_FromLong(use_vectors && ops_has_vectors());
+    return PyBool_FromLong(use_vectors && has_vectors());
 }
 
 PyMethodDef ops_methods[] = {

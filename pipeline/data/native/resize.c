@@ -3,10 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
-#endif
+#include "vectors.h"
 
 enum { HALF = 1 << (TAPS_BITS - 1), BLOCK = 32 };
 
@@ -41,7 +38,7 @@ static void down_plain(const uint8_t *const *rows, uint8_t *out, size_t width, c
     }
 }
 
-#ifdef AVX2
+#ifdef HAS_AVX2
 /* The halves of the weights are multiplied by themselves in 16 bits, two taps at once: exact, and
  * half the work of products in 32 bits. */
 AVX2 static inline __m256i join(__m256i high, __m256i low) {
@@ -146,13 +143,9 @@ AVX2 static void down_avx2(const uint8_t *const *rows, uint8_t *out, size_t widt
         memcpy(out + x, last, width - x);
     }
 }
-
-bool resize_has_vectors(void) { return __builtin_cpu_supports("avx2"); }
 #else
 #define across_avx2 across_plain
 #define down_avx2 down_plain
-
-bool resize_has_vectors(void) { return false; }
 #endif
 
 /* Source: the choice that Pillow 13.0 makes for its own resize. */
@@ -168,7 +161,7 @@ int resize_begin(Resize *resize, int in_width, int in_height, int out_width, int
         return -1;
     size_t in_bytes = 4 * (size_t)in_width, out_bytes = 3 * (size_t)out_width;
     resize->down_first = goes_down_first(in_width, in_height, out_width, out_height);
-    resize->vectors = vectors && resize_has_vectors();
+    resize->vectors = vectors && has_vectors();
     resize->in_width = in_width;
     resize->out = out;
     resize->kept = taps_span(&resize->down);

@@ -32,7 +32,4 @@ void resize_row(Resize *resize, const uint8_t *rgbx);
 
 void resize_end(Resize *resize);
 
-/* Whether this processor has the vectors. */
-bool resize_has_vectors(void);
-
 #endif

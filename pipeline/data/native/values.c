@@ -3,10 +3,6 @@
 
 #include "ops.h"
 
-#ifdef OPS_X86
-#include <immintrin.h>
-#endif
-
 enum { SOLARIZE_ADD_BELOW = 128 };
 
 typedef uint8_t Table[256];
@@ -19,7 +15,7 @@ static void look_up_plain(uint8_t *at, size_t bytes, const Table tables[3]) {
     }
 }
 
-#ifdef OPS_X86
+#ifdef HAS_AVX2
 #define VBMI __attribute__((target("avx512f,avx512bw,avx512vbmi")))
 enum { REGISTER = 64, EVERY_THIRD = 3 * REGISTER };
 

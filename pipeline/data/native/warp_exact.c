@@ -2,10 +2,6 @@
 
 #include <string.h>
 
-#ifdef OPS_X86
-#include <immintrin.h>
-#endif
-
 /* The four pixels around a place and how far it is from the upper left one's middle. */
 typedef struct {
     const uint8_t *upper_left, *upper_right, *lower_left, *lower_right;
@@ -42,20 +38,20 @@ OPS_BODY void mix_plain(const Corners *at, uint8_t *out) {
     }
 }
 
-#ifdef OPS_X86
-OPS_AVX2 static inline __m256d load_four(const uint8_t *pixel) {
+#ifdef HAS_AVX2
+AVX2 static inline __m256d load_four(const uint8_t *pixel) {
     int bytes;
     memcpy(&bytes, pixel, 4);
     return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
 }
 
-OPS_AVX2 static inline __m256d between_four(__m256d from, __m256d to, double share) {
+AVX2 static inline __m256d between_four(__m256d from, __m256d to, double share) {
     __m256d part = _mm256_mul_pd(_mm256_sub_pd(to, from), _mm256_set1_pd(share));
     return _mm256_add_pd(from, part);
 }
 
 /* All channels at once; the byte behind a pixel is read too, which only the last row lacks. */
-OPS_AVX2 static inline void mix_avx2(const Corners *at, uint8_t *out) {
+AVX2 static inline void mix_avx2(const Corners *at, uint8_t *out) {
     if (at->is_last_row) {
         mix_plain(at, out);
         return;
@@ -101,14 +97,14 @@ OPS_BODY void nearest_plain(const Picture *picture, double x, double y, uint8_t 
 WARP_ROW(nearest_row, nearest_plain)
 WARP_ROW(bilinear_row, bilinear_plain)
 
-#ifdef OPS_X86
-OPS_AVX2 static inline void bilinear_avx2(const Picture *picture, double x, double y,
+#ifdef HAS_AVX2
+AVX2 static inline void bilinear_avx2(const Picture *picture, double x, double y,
                                           uint8_t *out) {
     Corners at = find_corners(picture, x, y);
     mix_avx2(&at, out);
 }
 
-OPS_AVX2 WARP_ROW(bilinear_row_avx2, bilinear_avx2)
+AVX2 WARP_ROW(bilinear_row_avx2, bilinear_avx2)
 #else
 #define bilinear_row_avx2 bilinear_row
 #endif

@@ -1,4 +1,4 @@
-"""The fuzz target runs: every kind of file under sanitizers, all ways to its pixels compared."""
+"""The fuzz targets run: every kind of file under sanitizers, all ways to its pixels compared."""
 
 import os
 import shutil
@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
-def replay(repo: Path, build: Path, *files: Path) -> subprocess.CompletedProcess[str]:
+def replay(
+    repo: Path, build: Path, *files: Path, target: str = "crop"
+) -> subprocess.CompletedProcess[str]:
     """Run files, or the seeds, through the target as the shell script does."""
     return subprocess.run(
-        ["bash", str(repo / "tests/fuzz/run.sh"), "replay", *map(str, files)],
+        ["bash", str(repo / "tests/fuzz/run.sh"), target, "replay", *map(str, files)],
         env={**os.environ, "FUZZ_BUILD": str(build), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -36,13 +39,15 @@ def test_all_kinds_of_files_pass_the_sanitizers(repo: Path, build: Path) -> None
     result = replay(repo, build)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "inputs, nothing found" in result.stdout
-    assert int(result.stdout.split("\n")[-2].split()[0]) == len(list((build / "seeds").iterdir()))
+    assert int(result.stdout.split("\n")[-2].split()[0]) == len(
+        list((build / "crop/seeds").iterdir())
+    )
 
 
 def test_cut_and_spoilt_files_pass_the_sanitizers(repo: Path, build: Path, tmp_path: Path) -> None:
     replay(repo, build, tmp_path / "missing")  # writes the seeds
     files = []
-    for seed in sorted((build / "seeds").iterdir())[::6]:
+    for seed in sorted((build / "crop/seeds").iterdir())[::6]:
         data = seed.read_bytes()
         for number, position in enumerate(range(12, len(data), max(1, len(data) // 25))):
             spoilt = bytearray(data)
@@ -58,3 +63,21 @@ def test_a_file_that_is_missing_is_named(repo: Path, build: Path, tmp_path: Path
     result = replay(repo, build, tmp_path / "missing")
     assert result.returncode == 2
     assert "missing: No such file" in result.stderr
+
+
+def test_operations_of_any_kind_pass_the_sanitizers(
+    repo: Path, build: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    files = [tmp_path / str(number) for number in range(300)]
+    for file in files:
+        file.write_bytes(rng.bytes(int(rng.integers(1, 400))))
+    result = replay(repo, build, *files, target="ops")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "300 inputs, nothing found" in result.stdout
+
+
+def test_an_unknown_target_is_refused(repo: Path, build: Path) -> None:
+    result = replay(repo, build, target="drop")
+    assert result.returncode == 2
+    assert "target drop: expected crop or ops" in result.stderr
