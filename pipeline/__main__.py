@@ -51,10 +51,11 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _job(jobs, "evaluate", _evaluate, "score a registered model or a run's weights")
     evaluate.add_argument("model", help="models:/NAME@alias, a package folder or a run folder")
-    evaluate.add_argument("data", help="folder of shards")
+    evaluate.add_argument("data", help="folder or URL of shards")
     evaluate.add_argument("--split", default="eval")
     evaluate.add_argument("--px", type=int, help="image size (default: the model's own)")
     evaluate.add_argument("--batch", type=int, default=128)
+    evaluate.add_argument("--cache", default="", help="folder for the shards of a URL")
 
     transfer = _job(jobs, "transfer", _transfer, "finetune a model on a suite of tasks")
     transfer.add_argument("model", help="models:/NAME@alias or a package folder")
@@ -113,7 +114,8 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from pipeline.jobs.evaluate import evaluate
 
-    return evaluate(options.model, options.data, options.split, options.px, options.batch)
+    where = options.model, options.data, options.split
+    return evaluate(*where, options.px, options.batch, options.cache)
 
 
 def _transfer(options: argparse.Namespace) -> int:

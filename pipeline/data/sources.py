@@ -170,7 +170,7 @@ def _root(path: str, spec: PlacesSpec) -> Path:
     if not spec.folder:
         raise Misuse(
             f"field 'data.shards.folder' is empty, but '{path}' is a URL: name a folder on a disk "
-            "of the node for the shards that come from there"
+            "of the node for the shards that come from there (`pipeline evaluate`: --cache FOLDER)"
         )
     root = Path(spec.folder).absolute()
     with _naming(root):

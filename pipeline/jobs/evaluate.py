@@ -1,26 +1,28 @@
 """`pipeline evaluate`: score a finished model on a split, exactly, on any number of ranks."""
 
 import os
-from pathlib import Path
 
-from pipeline.data.manifest import load_manifest
+from pipeline.data.places import PlacesSpec
+from pipeline.data.sources import open_index, open_manifest
 from pipeline.run.folder import DONE
 from pipeline.spec import Misuse
 
 COLLECTIVE_TIMEOUT_S = 600
 
 
-def evaluate(model: str, data: str, split: str, px: int | None, batch: int) -> int:
+def evaluate(model: str, data: str, split: str, px: int | None, batch: int, cache: str = "") -> int:
     """Print loss, top-1 and top-5 of `model` on `split` of the shards in `data`.
+
+    `data` is a folder, or a URL; then `cache` is the folder that shards are brought to.
 
     Raises:
         Misuse: the shards are missing, or the label spaces of model and data differ.
     """
-    manifest = load_manifest(Path(data))
+    spec = PlacesSpec(folder=cache)
+    manifest = open_manifest(data, spec)
     num_images = manifest.split(split).num_samples
 
     from pipeline.data.evaluation_loader import eval_batches
-    from pipeline.data.index import SplitIndex
     from pipeline.engine.inputs import Inputs
     from pipeline.evaluate.score import score
     from pipeline.jobs.start import open_package
@@ -40,7 +42,7 @@ def evaluate(model: str, data: str, split: str, px: int | None, batch: int) -> i
         network = package.model.eval().to(world.device)
         inputs = Inputs(preprocess, manifest.num_classes, 0.0, 0, world.device, True)
         batches = eval_batches(
-            SplitIndex(Path(data), manifest, split),
+            open_index(data, spec, manifest, split),
             preprocess,
             rank=world.rank,
             world=world.size,

@@ -14,6 +14,7 @@ from pipeline.data.reader import ShardReader
 from pipeline.export.package import load_package
 from pipeline.run.files import read_json
 from pipeline.run.folder import RunFolder
+from tests.unit.data.faulty_server import serving
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def test_evaluation_finds_the_scores_that_the_training_recorded(
     assert "on train" in line
     assert "72 images" in line
     assert "at 24 px" in line
+
+
+def test_shards_of_a_url_are_brought_to_the_folder_that_is_named(
+    finished: RunFolder, low_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(low_digits) as server:
+        words = ["evaluate", str(finished.path), server.url]
+        assert main([*words, "--cache", str(tmp_path / "cache")]) == 0
+        line = evaluated(capsys.readouterr().out)
+        assert f"on eval of {server.url}" in line and "108 images" in line
+        assert main(words) == 2
+        assert "--cache" in capsys.readouterr().err
 
 
 def test_a_model_of_other_classes_is_not_scored(
