@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 2
     from data_prep.failure import Failed
-    from pipeline.spec import Misuse
+    from pipeline.spec import Failure, Misuse
 
     try:
         return args.run(args)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, say `| head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Failed, OSError) as error:
+    except (Failed, Failure, OSError) as error:
         print(f"data_prep: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -17,14 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.build = build
     from launch.cluster import NoAnswer
     from launch.rollcall import Absent
-    from pipeline.spec import Misuse
+    from pipeline.spec import Failure, Misuse
 
     try:
         return options.run(options)
     except Misuse as error:
         print(f"error: {error}", file=sys.stderr)
         return MISUSE
-    except (NoAnswer, Absent) as error:
+    except (NoAnswer, Absent, Failure) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -2,7 +2,8 @@
 
     answer.py ADDRESS PORT DATA RUN_FOLDER
 
-It runs by its path and only needs Python itself, inside or outside of a container.
+DATA is empty where the shards come from a URL. The program runs by its path and only needs Python
+itself, inside or outside of a container.
 """
 
 import json
@@ -27,9 +28,9 @@ class Answer:
     address: str = ""
 
 
-def look(rank: int, host: str, address: str, port: int, data: Path, folder: Path) -> Answer:
-    """Check what this rank can reach."""
-    return Answer(rank, host, _see(data), _write(folder), _reach(address, port))
+def look(rank: int, host: str, address: str, port: int, data: Path | None, folder: Path) -> Answer:
+    """Check what this rank can reach; `data` is None where there is no folder of shards."""
+    return Answer(rank, host, _see(data) if data else "", _write(folder), _reach(address, port))
 
 
 def _see(data: Path) -> str:
@@ -56,7 +57,7 @@ def _reach(address: str, port: int) -> str:
 def _main(address: str, port: str, data: str, folder: str) -> None:
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    answer = look(rank, host, address, int(port), Path(data), Path(folder))
+    answer = look(rank, host, address, int(port), Path(data) if data else None, Path(folder))
     print(MARK + json.dumps(vars(answer)), flush=True)
 
 

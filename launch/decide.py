@@ -6,6 +6,8 @@
     saved          any             back into the queue (75 without SLURM)
     failed, none   yes             back into the queue: the grace period is short
     failed, none   no              the step is started again inside the allocation
+    failed         no, twice at    1, a further restart would read the same sample again
+                   a broken sample
     saved          no, a rank died the same: the others only saved as srun ended them
     failed, none   no, node lost   back into the queue: SLURM finds nodes that answer
 
@@ -18,6 +20,7 @@ from enum import StrEnum
 
 from launch.ledger import Attempt
 from launch.ranks import End
+from pipeline.data.reader import BrokenSample
 from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, Status
 
 MAX_RESTARTS = 3
@@ -66,6 +69,9 @@ def decide(status: str, attempts: Sequence[Attempt]) -> Verdict:
     crashes, interruptions = without_progress(attempts)
     step = max(attempts[-1].last_step or 0, 0)
     if status == "crashed":
+        if sample := _broken_again(attempts):
+            why = f"twice after step {step} the same sample could not be used: {sample}"
+            return Verdict(Action.EXIT, FAILED, why)
         if crashes >= MAX_RESTARTS:
             why = f"{crashes} restarts without a new checkpoint after step {step}"
             return Verdict(Action.EXIT, FAILED, why)
@@ -74,6 +80,24 @@ def decide(status: str, attempts: Sequence[Attempt]) -> Verdict:
         why = f"interrupted {interruptions} times without a new checkpoint after step {step}"
         return Verdict(Action.EXIT, FAILED, why)
     return Verdict(Action.REQUEUE, SAVED, f"{status} at step {step}, to be continued")
+
+
+def _broken_again(attempts: Sequence[Attempt]) -> str:
+    """Return shard and sample that ended the last attempt and an earlier one at the same step."""
+    last = attempts[-1]
+    sample = _broken_sample(last)
+    ended = [
+        attempt
+        for attempt in attempts
+        if (attempt.status, attempt.last_step) == ("crashed", last.last_step)
+        and _broken_sample(attempt) == sample
+    ]
+    return sample if len(ended) >= 2 else ""
+
+
+def _broken_sample(attempt: Attempt) -> str:
+    """Return what an attempt's reason says of a broken sample, without what other ranks add."""
+    return attempt.reason.partition(f"{BrokenSample.__name__}: ")[2].partition(";")[0]
 
 
 def without_progress(attempts: Sequence[Attempt]) -> tuple[int, int]:

@@ -17,10 +17,12 @@ from launch.cluster import NoAnswer, configuration
 from launch.ranks import idle_note
 from launch.requests import ROOT, request_of, script_for, site_settings
 from launch.target import Training, training
+from pipeline.jobs.prepare import num_classes
+from pipeline.jobs.shards import check_shards
 from pipeline.models.count import params
 from pipeline.models.table import TABLE
 from pipeline.run.folder import DONE, MISUSE
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 from pipeline.tracking.settings import resolve_uri
 
 MLFLOW_S = 5.0
@@ -69,11 +71,14 @@ def preflight(config: Path, overrides: Sequence[str], ranks: int | None) -> int:
 
 
 def check_data(target: Training, found: Findings) -> None:
-    """The shards must be there, with both splits."""
+    """The shards must be there, whole and with both splits; a URL must give their manifest."""
     try:
-        target.check_data()
-        found.good.append(f"data     {target.data}")
-    except Misuse as error:
+        manifest = target.check_data()
+        check_shards(
+            target.recipe, manifest, lambda text: found.warnings.append(f"data     {text}")
+        )
+        found.good.append(f"data     {target.shards or target.recipe.data.path}")
+    except (Misuse, Failure) as error:
         found.mistakes.append(f"field 'data': {error}")
 
 
@@ -81,7 +86,7 @@ def check_disk(target: Training, found: Findings) -> None:
     """Checkpoints must fit: those that are kept, the best one and the one being written."""
     recipe, folder = target.recipe, target.folder.path
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    weights = params(TABLE[recipe.model.name], recipe.data.num_classes or 1000)
+    weights = params(TABLE[recipe.model.name], num_classes(recipe, target.found.manifest))
     need = weights * BYTES_PER_WEIGHT * (recipe.checkpoint.keep + 2)
     free = shutil.disk_usage(existing).free
     text = f"{need / 1e9:.1f} GB for checkpoints, {free / 1e9:.1f} GB free on {existing}"

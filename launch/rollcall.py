@@ -31,11 +31,13 @@ def call(
     srun: Sequence[str],
     python: Sequence[str],
     address: str,
-    data: Path,
+    data: Path | None,
     folder: Path,
     timeout_s: float = ANSWER_S,
 ) -> list[Answer]:
     """Start the roll call with `srun` and return the answers, by rank.
+
+    `data` is the folder of shards that the ranks must see, None where they come from a URL.
 
     Raises:
         LostRanks: ranks are silent, or srun says that a node is.
@@ -45,7 +47,7 @@ def call(
         door.bind(("", 0))
         door.listen(1024)  # the kernel accepts for us; nobody needs to
         port = str(door.getsockname()[1])
-        asked = [str(Path(program.__file__).resolve()), address, port, str(data), str(folder)]
+        asked = [str(Path(program.__file__).resolve()), address, port, str(data or ""), str(folder)]
         try:
             done = subprocess.run(
                 [*srun, *python, *asked],

@@ -28,6 +28,7 @@ def supervise(arguments: Sequence[str], local_ranks: int | None = None) -> int:
     Raises:
         Misuse: the command or config is wrong, data are missing, or this is no SLURM job.
         NoAnswer, Absent: SLURM does not answer, or srun cannot start ranks.
+        Failure: the URL of the shards does not answer.
     """
     check_job(arguments)
     target = training(arguments) if arguments[0] == "train" else None
@@ -61,11 +62,12 @@ def _roll_call(launcher: SrunLauncher, target: Training) -> None:
 
     Raises:
         Misuse: the data set is missing, or a rank does not see it, or cannot write or connect.
+        Failure: the URL of the shards does not answer.
     """
     folder = target.folder.path
     python = rank_python(sys.executable, os.environ)
     srun = launcher.srun(launcher.capacity)
-    answers = call(srun, python, launcher.address, target.data, folder)
+    answers = call(srun, python, launcher.address, target.shards, folder)
     say(f"{summary(answers, launcher.capacity)}; run folder {folder}")
     print(target.plan_text(), flush=True)
     target.check_data()

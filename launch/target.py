@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.manifest import load_manifest
-from pipeline.jobs.plan import num_train
+from pipeline.data.manifest import Manifest
+from pipeline.data.places import is_url
+from pipeline.jobs.plan import Found, look, num_train
 from pipeline.jobs.prepare import plan_text
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recipe
@@ -25,14 +26,17 @@ class Training:
 
     recipe: Recipe
     plan: Plan
+    found: Found
 
     @property
     def folder(self) -> RunFolder:
         return self.recipe.folder
 
     @property
-    def data(self) -> Path:
-        return Path(self.recipe.data.path).absolute()
+    def shards(self) -> Path | None:
+        """Return the folder of shards that every rank must see; None where a URL has them."""
+        path = self.recipe.data.path
+        return None if is_url(path) else Path(path).absolute()
 
     @property
     def micro_batches(self) -> list[int]:
@@ -40,17 +44,19 @@ class Training:
 
     def plan_text(self) -> str:
         """Return the plan as `python -m pipeline plan` prints it."""
-        return plan_text(self.recipe, self.plan)
+        return plan_text(self.recipe, self.plan, self.found.manifest)
 
-    def check_data(self) -> None:
-        """Refuse a data set that is missing or lacks a split.
+    def check_data(self) -> Manifest:
+        """Refuse a data set that is missing or lacks a split; returns its manifest.
 
         Raises:
             Misuse: names the folder and how to make it.
+            Failure: the URL of the shards does not answer.
         """
-        manifest = load_manifest(self.data)
+        manifest = self.found.opened()
         manifest.split(self.recipe.data.train)
         manifest.split(self.recipe.data.eval)
+        return manifest
 
 
 def check_job(arguments: Sequence[str]) -> None:
@@ -69,9 +75,11 @@ def training(arguments: Sequence[str]) -> Training:
 
     Raises:
         Misuse: the config is missing or wrong, or nothing says how large the data set is.
+        Failure: the URL of the shards does not answer, and no data card says it either.
     """
     words = [word for word in arguments[1:] if not word.startswith("--")]
     if not words:
         raise Misuse("train: the config is missing; for example configs/v2_s_1k.yaml")
     recipe = load_recipe(Path(words[0]), words[1:])
-    return Training(recipe, recipe.plan(num_train(recipe)))
+    found = look(recipe)
+    return Training(recipe, recipe.plan(num_train(recipe, found)), found)

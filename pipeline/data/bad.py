@@ -35,10 +35,11 @@ class BadSpec(Spec):
 
 
 class Replaced(NamedTuple):
-    """A bad sample, the one that was used in its place, and what was wrong (shard and key)."""
+    """A bad sample, the one that was used in its place (its id; key and tar where the id is only a
+    hash), and what was wrong (shard and key)."""
 
     sample_id: int
-    by: int
+    by: int | str
     reason: str
 
 

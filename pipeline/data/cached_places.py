@@ -1,7 +1,8 @@
 """The shards of a split through a cache on this node: brought when they are needed, or before.
 
 A shard is locked from `path` to `release`, and only that long; what the lanes have in use stays in
-the cache because it was used last. A copy whose bytes turn out wrong is brought once more.
+the cache because it was used last. A copy whose bytes turn out wrong is brought once more, that of
+an index too. A shard that its source does not have is remembered: its samples cannot be used.
 """
 
 import io
@@ -14,11 +15,15 @@ from typing import Any
 
 from pipeline.data.ahead import Ahead
 from pipeline.data.cache import ShardCache, hold, is_locked, part_of, touch
-from pipeline.data.fetch import Expected, fetch, is_at, unlock, unlocking
+from pipeline.data.fetch import Expected, fetch, fetch_file, is_at, unlock, unlocking
+from pipeline.data.index import ENTRY, LABEL
 from pipeline.data.manifest import Shard
 from pipeline.data.places import PlacesSpec, ShardGone
 from pipeline.data.remote import Source
+from pipeline.spec import Failure
 
+_NPY_HEADER_BYTES = 1 << 16
+"""More than numpy writes before an array."""
 _POLL_S = 0.05
 _TOUCH_S = 5.0
 """A process notes the use of a shard so often at most."""
@@ -28,6 +33,31 @@ _TOUCH_S = 5.0
 class _Pin:
     file: io.FileIO
     count: int = 1
+
+
+def index_parts(shard: Shard) -> list[tuple[str, Expected]]:
+    """Return the files of a shard's index, and what is known of them."""
+    entries = shard.num_samples * ENTRY.itemsize + _NPY_HEADER_BYTES
+    labels = shard.num_samples * 0xFFFF * LABEL.itemsize + _NPY_HEADER_BYTES
+    return [
+        (shard.index_file, Expected(None, shard.index_sha256, entries)),
+        (shard.labels_file, Expected(None, shard.labels_sha256, labels)),
+    ]
+
+
+def bring_index_part(
+    source: Source,
+    home: Path,
+    file: str,
+    expected: Expected,
+    spec: PlacesSpec,
+    check: bool = False,
+) -> None:
+    """Bring a file of `index_parts` to its place below `home`; see `fetch_file`."""
+    try:
+        fetch_file(source, file, home / file, expected, spec, check)
+    except ShardGone as error:
+        raise ShardGone(f"{error}; {source.remedy}") from None
 
 
 class CachedPlaces:
@@ -41,6 +71,8 @@ class CachedPlaces:
         spec: connections, retries and patience.
         keep: shards that one process may hold; more than one only where all of them fit.
     """
+
+    are_copies = True
 
     def __init__(
         self,
@@ -109,8 +141,25 @@ class CachedPlaces:
             self._tar(shard).unlink(missing_ok=True)
         return True
 
+    def renew_index(self, shard: int) -> bool:
+        for file, expected in index_parts(self.shards[shard]):
+            try:
+                bring_index_part(self._source, self.home, file, expected, self.spec, check=True)
+            except OSError as error:
+                raise Failure(
+                    f"{self.home / file}: has other bytes than the manifest says and cannot be "
+                    f"brought again ({error.strerror}); remove it, or name another "
+                    "data.shards.folder"
+                ) from None
+        return True
+
     def origin(self, shard: int) -> str:
-        return f"{self._source.name(self.shards[shard].file)} (copied to {self._tar(shard)})"
+        name, tar = self._source.name(self.shards[shard].file), self._tar(shard)
+        return f"{name} (copied to {tar})" if tar.exists() else name
+
+    @property
+    def remedy(self) -> str:
+        return self._source.remedy
 
     def bring(self, shard: int, patience_s: float = 0.0, wait: bool = True) -> bool:
         """Have a shard in the cache; False where another process brings it and not `wait`.
@@ -139,6 +188,10 @@ class CachedPlaces:
     def is_here(self, shard: int) -> bool:
         """Say whether a shard is in the cache."""
         return self._tar(shard).exists()
+
+    def is_gone(self, shard: int) -> bool:
+        """Say whether the source was found not to have a shard as the manifest says."""
+        return shard in self._gone
 
     def _begin(self) -> None:
         self._pid = os.getpid()

@@ -147,10 +147,7 @@ class Crew:
         process.join(_STOP_S)
         code = process.exitcode or 0
         how = f"killed by signal {-code}" if code < 0 else f"exit {code}"
-        return (
-            f"data loading failed: worker {process.pid} died ({how}); a killed worker points at "
-            f"memory (the job's limit, ulimit, see the kernel's log); {_GO_ON}"
-        )
+        return f"data loading failed: worker {process.pid} died ({how}); {_cause(code)}; {_GO_ON}"
 
 
 _GO_ON = "the run can be started again and goes on where it was saved"
@@ -177,6 +174,17 @@ def _signals_held(start_method: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _cause(code: int) -> str:
+    """Return what the exit code of a worker that died points at, and where to look."""
+    if code == -signal.SIGBUS:
+        return (
+            "SIGBUS means that a mapped index file was cut while it was in use, or that its disk "
+            "fails: run `python -m data_prep verify` on the folder of the shards, and see the "
+            "node's kernel log"
+        )
+    return "a killed worker points at memory (the job's limit, ulimit, see the kernel's log)"
+
+
 def _state(pid: int | None) -> str:
     """Return what a process does, from the kernel's point of view."""
     try:
@@ -187,10 +195,21 @@ def _state(pid: int | None) -> str:
 
 
 def own_bytes(pid: int) -> int:
-    """Return the bytes of memory that a process does not share, 0 where that is not known."""
+    """Return the bytes of memory that a process shares with no other, 0 where that is not known.
+
+    Of each mapping its private pages, at most the anonymous ones: neither what a fork has from its
+    parent and has not written, nor maps of files, nor slots that only this process has touched yet.
+    """
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps").read_text(errors="replace").splitlines()
     except OSError:
         return 0
-    found = dict(line.split(":", 1) for line in lines if line.startswith("Pss_Anon"))
-    return int(found.get("Pss_Anon", "0 kB").split()[0]) * 1024
+    own_kb = private_kb = 0
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field in ("Private_Clean", "Private_Dirty"):
+            private_kb += int(value.split()[0])
+        elif field == "Anonymous":  # stands below those two
+            own_kb += min(private_kb, int(value.split()[0]))
+            private_kb = 0
+    return own_kb * 1024

@@ -9,7 +9,7 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.preprocess import Box, Interpolation
 
@@ -41,6 +41,8 @@ def open_rgb(data: bytes | memoryview) -> Image.Image:
             return image if image.mode == "RGB" else image.convert("RGB")
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"too large to be decoded safely ({error})") from None
+    except UnidentifiedImageError:  # its text names a buffer at an address
+        raise BrokenImage(f"not a whole image ({len(data)} bytes of no known image type)") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BrokenImage(f"not a whole image ({error})") from None
 

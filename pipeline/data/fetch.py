@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ TRICKLE_BYTES = 64 << 10
 PART = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_OTHER = "the source has another file than the manifest: it was changed, or a proxy is in between"
 _RANDOM = random.Random()  # for pauses only; the global one belongs to others
 
 
@@ -47,21 +49,31 @@ class Expected(NamedTuple):
 
 
 def fetch_file(
-    source: Source, file: str, target: Path, expected: Expected, spec: PlacesSpec
+    source: Source,
+    file: str,
+    target: Path,
+    expected: Expected,
+    spec: PlacesSpec,
+    check: bool = False,
 ) -> None:
     """Bring `file` to `target` unless it is there; processes that want the same wait for one.
+
+    With `check`, what is there is digested, and gives way to the right file if it is another one.
 
     Raises:
         ShardGone: the source has no such file, or another one.
         Failure: the source does not answer, or the disk does not take the file.
     """
-    if target.exists():
+    is_there = partial(_has_digest, expected.sha256) if check else Path.exists
+    if is_there(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = lock_part(target.with_name(target.name + PART), wait=True)
     assert part is not None
     with unlocking(part):
-        if not target.exists():
+        if is_there(target):
+            Path(part.name).unlink(missing_ok=True)
+        else:
             fetch(source, file, part, target, expected, spec)
 
 
@@ -90,7 +102,7 @@ def fetch(
             growing.clear()
             wrong += 1
             if wrong == WRONG_CONTENTS:
-                raise ShardGone(f"{source.name(file)}: {error}; {_OTHER}") from None
+                raise ShardGone(f"{source.name(file)}: {error}") from None
         except Dropped as error:
             failed = 0 if growing.reached >= reached + CHUNK_BYTES else failed + 1
             if failed > spec.retries:
@@ -162,9 +174,13 @@ class _Growing:
 
     def append(self, chunk: bytes) -> None:
         if self.size == 0 and chunk[:64].lstrip().lower().startswith(_PAGES):
-            raise _WrongContent(f"a web page came instead, it begins with {chunk[:60]!r}")
+            raise _WrongContent(
+                f"a web page came instead, it begins with {chunk[:60]!r}: the URL is wrong, or "
+                "a proxy or a login is in between"
+            )
         if self.size + len(chunk) > self.expected.most:
-            raise _WrongContent(f"there are more bytes than the {self.expected.most:,} expected")
+            most = self.expected.most
+            raise _WrongContent(f"there are more bytes than the {most:,} expected; {_OTHER}")
         rest = memoryview(chunk)
         try:
             while rest:
@@ -186,7 +202,7 @@ class _Growing:
             raise _TooShort(f"the answer ends after {self.size:,} of {size:,} bytes")
         sha256 = self.expected.sha256
         if sha256 is not None and self._sha256.hexdigest() != sha256:
-            raise _WrongContent("its sha256 differs from the manifest's")
+            raise _WrongContent(f"its sha256 differs from the manifest's; {_OTHER}")
         try:
             os.fsync(self._part.fileno())
             os.replace(self._part.name, target)
@@ -213,6 +229,15 @@ class _Growing:
         return Failure(f"{self._part.name}: {error.strerror}; {remedy}")
 
 
+def _has_digest(sha256: str | None, path: Path) -> bool:
+    """Say whether a file is there and has this digest."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+
+
 def _pull(source: Source, file: str, growing: _Growing, timeout_s: float) -> None:
     """Append what one try gives; returns when the source says that the file is at its end."""
     if growing.size == growing.expected.size:
@@ -230,15 +255,12 @@ def _pull(source: Source, file: str, growing: _Growing, timeout_s: float) -> Non
                 since, size = time.monotonic(), growing.size
 
 
-_OTHER = (
-    "the source has another file than the manifest: it was changed, or a proxy is in between; "
-    "upload the folder again as a whole"
-)
-
-
 def _given_up(name: str, error: Dropped, failed: int, growing: _Growing) -> Failure:
     text = f"{name}: {error} (tries without progress: {failed})"
     if error.anew or isinstance(error, _TooShort):
         return ShardGone(f"{text}; {_OTHER}")
     came = f"{growing.size:,} bytes came and are kept"
-    return Failure(f"{text}; {came}; see whether the source is up, then run the job again")
+    return Failure(
+        f"{text}; {came}; see whether the source is up and `data.path` names it, then run the job "
+        "again"
+    )

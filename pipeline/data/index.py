@@ -135,11 +135,11 @@ class SplitIndex:
 
         Raises:
             Misuse: the index is missing or is not the one that the manifest names.
-            Failure: the disk returns errors.
+            ShardGone, Failure: the disk returns errors, or a wrong copy cannot be brought again.
         """
         found = self._open.get(shard)
         if found is None:
-            found = self._load(shard)
+            found = self._loaded(shard)
             self._held_bytes += _held_bytes(found)
             while self._held_bytes > HELD_BYTES and self._open:
                 self._held_bytes -= _held_bytes(self._open.popitem(last=False)[1])
@@ -147,6 +147,14 @@ class SplitIndex:
         else:
             self._open.move_to_end(shard)
         return found
+
+    def _loaded(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self._load(shard)
+        except Misuse:
+            if not self.places.renew_index(shard):
+                raise
+        return self._load(shard)
 
     def _load(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         record, known = self.shards[shard], self._known

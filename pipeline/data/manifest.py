@@ -200,6 +200,7 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises:
         Misuse: the folder or the manifest is missing, broken, or does not match its own digest.
+        Failure: the disk returns errors.
     """
     path = Path(folder) / FILE
     raw = _read(path)
@@ -231,21 +232,32 @@ def _text(manifest: Manifest) -> str:
 
 
 def _read(path: Path) -> bytes:
-    if not path.parent.is_dir():
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(path) from None
+    except OSError as error:
+        from pipeline.data.index_files import DISK_ERRORS, disk_error  # numpy comes with it
+
+        if error.errno in DISK_ERRORS:
+            raise disk_error(path, error) from None
         raise Misuse(
+            f"{path}: cannot be read ({error.strerror}); see that it is a file and that this user "
+            "may read it"
+        ) from None
+
+
+def _missing(path: Path) -> Misuse:
+    if not path.parent.is_dir():
+        return Misuse(
             f"{path.parent}: no such folder of shards; make it with "
             f"`python -m data_prep build SOURCE {path.parent}`, or correct `data=`"
         )
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise Misuse(
-            f"{path}: missing, so {path.parent} is no finished set of shards; finish it with "
-            "`python -m data_prep build`, or give tars made by others a manifest with "
-            f"`python -m data_prep index {path.parent}`"
-        ) from None
-    except OSError as error:
-        raise Misuse(f"{path}: cannot be read: {error}; build the shards again") from None
+    return Misuse(
+        f"{path}: missing, so {path.parent} is no finished set of shards; finish it with "
+        "`python -m data_prep build`, or give tars made by others a manifest with "
+        f"`python -m data_prep index {path.parent}`"
+    )
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, object]:

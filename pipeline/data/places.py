@@ -90,8 +90,26 @@ class Places(Protocol):
         """Throw a copy with wrong bytes away; True where `path` may then give the right ones."""
         ...
 
+    def renew_index(self, shard: int) -> bool:
+        """Bring the index of a shard again if its copy is wrong; True where it is right now.
+
+        Raises:
+            ShardGone, Failure: as `path`.
+        """
+        ...
+
+    @property
+    def are_copies(self) -> bool:
+        """Say whether shards are copies, whose times tell nothing of when they were changed."""
+        ...
+
     def origin(self, shard: int) -> str:
         """Return what errors call the shard: its path, or its URL and where its copy lies."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """Return what errors advise where a shard is not as the manifest says."""
         ...
 
 
@@ -100,6 +118,7 @@ class LocalPlaces:
 
     keep = 512
     ahead_steps = 0
+    are_copies = False
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._folder, self._shards = folder, shards
@@ -116,8 +135,20 @@ class LocalPlaces:
     def renew(self, shard: int) -> bool:
         return False
 
+    def renew_index(self, shard: int) -> bool:
+        return False
+
     def origin(self, shard: int) -> str:
         return str(self._folder / self._shards[shard].file)
+
+    @property
+    def remedy(self) -> str:
+        return folder_remedy(self._folder)
+
+
+def folder_remedy(folder: Path) -> str:
+    """Return what errors advise where a shard of a folder is not as its manifest says."""
+    return f"run `python -m data_prep verify {folder}`, then restore or build this shard again"
 
 
 def is_url(path: str | Path) -> bool:

@@ -2,9 +2,9 @@
 
 RandAugment and AutoAugment v0 follow autoaugment.py of google/automl, efficientnetv2; the second
 RandAugment, jitter and erasing follow torchvision. Magnitudes are floats and may exceed a source's
-largest. Two published quirks are kept: the official posterize gets weaker with the magnitude, its
-solarize does nothing from 10 on. One is not: posterize keeps at least 1 and at most 8 bits (0 would
-be a black image).
+largest. A published quirk is kept: the official posterize gets weaker with the magnitude, down to
+1 bit and up to 8. Two are not: contrast keeps its intended mean grey, and solarize does nothing
+from 10 on, where TensorFlow's threshold of 256 becomes 0 in a byte (docs/loader.md).
 """
 
 import math

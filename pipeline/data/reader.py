@@ -2,15 +2,15 @@
 
 One pread at the indexed offset, then crc32c: 199 of 200 single bit flips in a JPEG decode without
 any error, so only a checksum finds them. Whatever is wrong, the error names the shard and the key,
-and what became of the file: cut, replaced or changed since, newer than its index.
+and what became of the file: cut, replaced or changed since, no tar at all, newer than its index.
 """
 
 import errno
 import io
 import os
+import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -74,12 +74,7 @@ class ShardReader:
 
     def broken(self, sample_id: int, reason: str) -> BrokenSample:
         """Return the error for a sample: where it lies, what is wrong, what to do."""
-        shard, row = self.index.locate(sample_id)
-        origin, folder = self.index.places.origin(shard), self.index.folder
-        return BrokenSample(
-            f"{origin}: sample {self._key(sample_id)} (row {row}): {reason}; "
-            f"run `python -m data_prep verify {folder}`, then restore or build this shard again"
-        )
+        return self._broken(sample_id, reason, is_indexed_tar=True)
 
     def close(self) -> None:
         """Close the tars."""
@@ -96,12 +91,11 @@ class ShardReader:
         except ShardGone as error:
             raise self.broken(sample_id, str(error)) from None
         if len(data) < size:
-            reason = f"the shard ends {size - len(data)} bytes too early: it is truncated"
-            raise self.broken(sample_id, reason + self._history(shard))
+            raise self._wrong(sample_id, self._shortness(shard))
         found = google_crc32c.value(data)
         if found != entry["crc32c"]:
             reason = f"crc32c is {found:08x}, the index says {int(entry['crc32c']):08x}"
-            raise self.broken(sample_id, reason + self._history(shard))
+            raise self._wrong(sample_id, reason)
         return data
 
     def _tar(self, shard: int) -> _Tar:
@@ -128,18 +122,57 @@ class ShardReader:
             tar.file.close()
             self.index.places.release(shard)
 
-    def _history(self, shard: int) -> str:
-        """Return what the file tells of itself, once its bytes were found wrong."""
+    def _broken(self, sample_id: int, reason: str, is_indexed_tar: bool) -> BrokenSample:
+        shard, row = self.index.locate(sample_id)
+        key, origin = self._key(sample_id), self.index.places.origin(shard)
+        if key is None:
+            name = f"with id {sample_id} (row {row})"
+        elif is_indexed_tar:
+            name = f"{key!r} (row {row})"
+        else:
+            name = f"with id {sample_id} (row {row}, which the tar now calls {key!r})"
+        told = reason.removeprefix(f"{origin}: ")
+        return BrokenSample(f"{origin}: sample {name}: {told}; {self.index.places.remedy}")
+
+    def _wrong(self, sample_id: int, reason: str) -> BrokenSample:
+        """Return the error for bytes that are not the indexed ones, with all that the file tells.
+
+        Where it was changed or has another size, the key in it may be another sample's.
+        """
+        shard, _ = self.index.locate(sample_id)
+        kind = _kind(self._files[shard].file)
+        history = self._history(shard, is_tar=not kind)
+        told = "; ".join([reason, *kind, *history])
+        return self._broken(sample_id, told, is_indexed_tar=not kind and not history)
+
+    def _shortness(self, shard: int) -> str:
+        """Return how a shard is too short for one of its samples."""
+        size = os.fstat(self._files[shard].file.fileno()).st_size
+        missing = self.index.shards[shard].num_bytes - size
+        if missing <= 0:
+            return "it lies beyond the end of the shard"
+        return f"the shard ends {missing:,} bytes too early"
+
+    def _history(self, shard: int, is_tar: bool) -> list[str]:
+        """Return what a file tells of its past, once its bytes were found wrong."""
         record, (file, mtime_ns) = self.index.shards[shard], self._files[shard]
         now = os.fstat(file.fileno())
-        told = ""
+        told = []
         if now.st_size != record.num_bytes:
-            told += f"; it has {now.st_size:,} bytes, the manifest says {record.num_bytes:,}"
+            told.append(f"it has {now.st_size:,} bytes, the manifest says {record.num_bytes:,}")
         if now.st_mtime_ns != mtime_ns:
-            told += "; it was changed while this job had it open"
-        elif now.st_mtime_ns > _mtime_ns(self.index.folder / record.index_file):
-            told += "; it was changed after its index was written: if that is right, index it again"
+            told.append("it was changed while this job had it open")
+        elif not self.index.places.are_copies and now.st_mtime_ns > self._indexed_ns(shard):
+            remedy = ": if that is right, index it again" if is_tar else ""
+            told.append(f"it was changed after its index was written{remedy}")
         return told
+
+    def _indexed_ns(self, shard: int) -> float:
+        """Return when the index of a shard was written, by its mtime."""
+        try:
+            return (self.index.folder / self.index.shards[shard].index_file).stat().st_mtime_ns
+        except OSError:
+            return float("inf")
 
     def _unreadable(self, sample_id: int, error: OSError) -> Failure:
         shard, _ = self.index.locate(sample_id)
@@ -151,16 +184,24 @@ class ShardReader:
             reason += f": {DISK_REMEDY}"
         return self.broken(sample_id, reason)
 
-    def _key(self, sample_id: int) -> str:
-        """Return the key as text, or the id where the tar cannot tell it any more."""
+    def _key(self, sample_id: int) -> str | None:
+        """Return the key that the tar has at the sample's place, None where it tells none."""
         try:
-            return repr(self.index.key(sample_id))
+            return self.index.key(sample_id)
         except Exception:  # the tar is broken anyhow; it must not hide the first error
-            return f"with id {sample_id}"
+            return None
 
 
-def _mtime_ns(path: Path) -> float:
+def _kind(file: io.FileIO) -> list[str]:
+    """Return what a file is by its first block, in words; nothing where it may be a tar."""
     try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return float("inf")
+        block = os.pread(file.fileno(), tarfile.BLOCKSIZE, 0)
+    except OSError:  # what was wrong first is told
+        return []
+    if not block:
+        return ["it is empty"]
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return [f"it is no tar: it begins with {block[:24]!r}"]
+    return []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from pipeline.data.places import PlacesSpec, ShardGone, is_url
+from pipeline.data.places import PlacesSpec, ShardGone, folder_remedy, is_url
 from pipeline.spec import Failure, Misuse
 
 CHUNK_BYTES = 1 << 20
@@ -24,6 +24,10 @@ PIECE_BYTES = 8 << 20
 """One request of an object store; plain http streams a whole file in one."""
 GONE = {404, 410}
 REFUSED = {401, 403, 407, 451}
+_URL_REMEDY = (
+    "see that `data.path` is right, then restore this shard at its source: `python -m data_prep "
+    "verify` tells what is wrong in the folder it came from; upload that folder again as a whole"
+)
 
 
 class Dropped(Exception):
@@ -37,6 +41,11 @@ class Dropped(Exception):
 
 class Source(Protocol):
     """Files by their path relative to a base."""
+
+    @property
+    def remedy(self) -> str:
+        """Return what errors advise where a file is not as the manifest says."""
+        ...
 
     def name(self, file: str) -> str:
         """Return what errors call a file: its path or URL."""
@@ -74,6 +83,10 @@ class FolderSource:
 
     folder: Path
 
+    @property
+    def remedy(self) -> str:
+        return folder_remedy(self.folder)
+
     def name(self, file: str) -> str:
         return str(self.folder / file)
 
@@ -100,6 +113,7 @@ class StoreSource:
 
     base: str
     storage: Mapping[str, Any]
+    remedy = _URL_REMEDY
 
     def name(self, file: str) -> str:
         return f"{self.base}/{file}"
@@ -132,6 +146,7 @@ class HttpSource:
     base: str
     timeout_s: float
     storage: Mapping[str, Any]
+    remedy = _URL_REMEDY
 
     def name(self, file: str) -> str:
         return f"{self.base}/{file}"

@@ -66,19 +66,9 @@ class Ring:
         self._free: list[Slot] = []
 
     @property
-    def num_slots(self) -> int:
-        """Slots there are."""
-        return len(self._memory)
-
-    @property
     def in_use(self) -> int:
         """Slots that are being written, wait, or are still looked at."""
         return len(self._memory) - len(self._free)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all slots; they are taken only where something was written."""
-        return sum(slot.num_bytes for slot in self._memory)
 
     def descriptor(self, slot: Slot) -> int:
         """Return the file of a slot, for a worker."""

@@ -15,21 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.cache import ShardCache
-from pipeline.data.cached_places import CachedPlaces
+from pipeline.data.cached_places import CachedPlaces, bring_index_part, index_parts
 from pipeline.data.fetch import Expected, fetch_file
-from pipeline.data.index import ENTRY, LABEL, SplitIndex
+from pipeline.data.index import SplitIndex
 from pipeline.data.manifest import FILE, Manifest, Shard, load_manifest, save_manifest
-from pipeline.data.places import GB, PlacesSpec, is_url
+from pipeline.data.places import GB, PlacesSpec, ShardGone, is_url
 from pipeline.data.remote import Source, source_of
 from pipeline.data.staging import Say, rounded_gb, stage
 from pipeline.spec import Failure, Misuse
 
 MANIFEST_BYTES = 1 << 30
-NPY_HEADER_BYTES = 1 << 16
-"""More than numpy writes before an array."""
 INDEX_THREADS = 16
 """Connections for indexes: they are small, so most of the time goes into waiting."""
 STAGED_KEEP = 512
+_MANIFEST_REMEDY = (
+    "correct the URL, or make shards there: `python -m data_prep build`, or `index` for tars made "
+    "by others, writes manifest.json; upload its folder as a whole"
+)
 
 
 def open_manifest(path: str, spec: PlacesSpec) -> Manifest:
@@ -37,7 +39,7 @@ def open_manifest(path: str, spec: PlacesSpec) -> Manifest:
 
     Raises:
         Misuse: there is none, or it does not match its own digest.
-        ShardGone, Failure: the URL has none, or its server does not answer.
+        Failure: the server of the URL does not answer, or the disk returns errors.
     """
     if not is_url(path):
         return load_manifest(Path(path))
@@ -45,7 +47,11 @@ def open_manifest(path: str, spec: PlacesSpec) -> Manifest:
     root = _root(path, spec)
     for last in (False, True):  # the first may have been cut on its way
         with _naming(root), tempfile.TemporaryDirectory(prefix=".manifest-", dir=root) as folder:
-            fetch_file(source, FILE, Path(folder) / FILE, expected, spec)
+            try:
+                fetch_file(source, FILE, Path(folder) / FILE, expected, spec)
+            except ShardGone as error:
+                told = f"field 'data.path' is '{path}': {error}; {_MANIFEST_REMEDY}"
+                raise Misuse(told) from None
             try:
                 return load_manifest(Path(folder))
             except Misuse as error:
@@ -130,33 +136,29 @@ def _check_lanes(
 ) -> None:
     """Refuse a cache without room for the window of each lane, and for the next one `ahead`."""
     needed = needed_bytes(shards, lanes * 2 if ahead else lanes, window)
+    who = f"the {lanes} lanes of this node" if lanes > 1 else "the one lane of this node"
     if needed > cache.max_bytes:
         raise Misuse(
-            f"field 'data.shards.max_gb' is {cache.max_bytes / GB:g}: the {lanes} lanes of this "
-            f"node have {needed / GB:.4g} GB of shards in use at once; set it to "
-            f"{rounded_gb(needed)} or more, or loader.lanes and loader.window smaller"
+            f"field 'data.shards.max_gb' is {cache.max_bytes / GB:g}: {who} may have "
+            f"{needed / GB:.4g} GB of shards in use at once; set it to {rounded_gb(needed)} or "
+            "more, or loader.lanes and loader.window smaller"
         )
     free = shutil.disk_usage(cache.folder).free + cache.used_bytes()
     if needed > free:
         raise Failure(
-            f"{cache.folder}: the {lanes} lanes of this node need {needed / GB:.4g} GB, the disk "
-            f"has {free / GB:.4g} GB for them; make room or name another data.shards.folder"
+            f"{cache.folder}: {who} may need {needed / GB:.4g} GB of shards at once, the disk has "
+            f"{free / GB:.4g} GB for them; make room or name another data.shards.folder"
         )
 
 
 def _mirror(source: Source, shards: Sequence[Shard], home: Path, spec: PlacesSpec) -> None:
-    """Bring the indexes of all shards that are not there."""
-    wanted = []
-    for shard in shards:
-        size = shard.num_samples * ENTRY.itemsize + NPY_HEADER_BYTES
-        wanted.append((shard.index_file, Expected(None, shard.index_sha256, size)))
-        size = shard.num_samples * 0xFFFF * LABEL.itemsize + NPY_HEADER_BYTES
-        wanted.append((shard.labels_file, Expected(None, shard.labels_sha256, size)))
+    """Bring the indexes of all shards that are not there; those that are, are checked when read."""
+    wanted = [part for shard in shards for part in index_parts(shard)]
     missing = [(file, expected) for file, expected in wanted if not (home / file).exists()]
     home.mkdir(exist_ok=True)
     with ThreadPoolExecutor(INDEX_THREADS, "indexes") as pool:
         running = [
-            pool.submit(fetch_file, source, file, home / file, expected, spec)
+            pool.submit(bring_index_part, source, home, file, expected, spec)
             for file, expected in missing
         ]
         try:

@@ -3,7 +3,9 @@
 For network disks and servers that many nodes would otherwise read all the time. Every rank of the
 node calls it and they share the work: a shard that one of them copies is left to it. What is there
 already is not copied again, so that a job that starts again begins at once. While the processes of
-the job live, no other job that shares the folder may push the shards out.
+the job live, no other job that shares the folder may push the shards out. A shard that the source
+does not have, or has otherwise than the manifest says, is told and left out: whoever reads one of
+its samples meets it again.
 """
 
 import fcntl
@@ -18,7 +20,7 @@ from pathlib import Path
 from pipeline.data.cache import KEPT
 from pipeline.data.cached_places import CachedPlaces
 from pipeline.data.manifest import Shard
-from pipeline.data.places import GB
+from pipeline.data.places import GB, ShardGone
 from pipeline.spec import Failure, Misuse
 
 SAY_S = 10.0
@@ -28,6 +30,8 @@ Say = Callable[[str], None]
 def stage(places: CachedPlaces, what: str, say: Say = print) -> None:
     """Have all shards of `places` on this node, and keep them while this process lives.
 
+    Those that cannot be had as the manifest says are remembered by `places`.
+
     Args:
         places: of the split; its cache must be able to hold all of it.
         what: is copied, in words.
@@ -35,7 +39,7 @@ def stage(places: CachedPlaces, what: str, say: Say = print) -> None:
 
     Raises:
         Misuse: `data.shards.max_gb` is too small; names the number needed.
-        Failure: the disk has no room, or a shard cannot be brought.
+        Failure: the disk has no room, or the source or the disk fails.
     """
     check_fits(places, what)
     places.kept = _keep(places.home)
@@ -43,7 +47,8 @@ def stage(places: CachedPlaces, what: str, say: Say = print) -> None:
     first = os.getpid() % len(places.shards) if places.shards else 0
     order = [*range(first, len(places.shards)), *range(first)]
     for may_wait in (False, True):  # first what no other process is at
-        _bring_all(places, [n for n in order if not places.is_here(n)], may_wait, progress)
+        missing = [n for n in order if not places.is_here(n) and not places.is_gone(n)]
+        _bring_all(places, missing, may_wait, progress)
 
 
 def check_fits(places: CachedPlaces, what: str) -> None:
@@ -90,7 +95,11 @@ def _bring_all(
             while running:
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_EXCEPTION)
                 for future in done:
-                    progress.add(running.pop(future), future.result())
+                    shard = running.pop(future)
+                    try:
+                        progress.add(shard, future.result())
+                    except ShardGone as error:
+                        progress.tell_gone(error)
                 progress.tell()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -108,6 +117,9 @@ class _Progress:
         if brought:
             self._bytes += self._shards[shard].num_bytes
             self._count += 1
+
+    def tell_gone(self, error: ShardGone) -> None:
+        self._say(f"staging {self._what}: {error}; its samples cannot be used")
 
     def tell(self) -> None:
         now = time.monotonic()

@@ -67,8 +67,9 @@ class StreamLoader(StepLoader):
         parts = world * max(1, spec.workers)
         if len(shards) < parts:
             raise Misuse(
-                f"{len(shards)} shards for {world} ranks with {spec.workers} workers: each needs a "
-                "shard of its own; lower loader.workers or index the tars (data_prep index)"
+                f"data.stream names {len(shards)} shards for {world} ranks with {spec.workers} "
+                "workers: each needs a shard of its own; lower loader.workers or index the tars "
+                "(data_prep index)"
             )
         job = MakeFromStream(
             tuple(map(_local_file, shards)),
@@ -130,10 +131,11 @@ class MakeFromStream:
         part = empty_part()
         for row in out:
             broken: list[tuple[int, BrokenSample]] = []
-            while not self._fill(row, ticket, next(self._stream[1]), part, broken):
+            while not self._fill(row, ticket, sample := next(self._stream[1]), part, broken):
                 if self._bad.policy == "strict" or len(broken) > ATTEMPTS:
                     raise broken[0][1]
-            part.replaced.extend(Replaced(i, part.ids[-1], str(error)) for i, error in broken)
+            by = f"{sample.key!r} of {sample.shard}"  # its id is a hash, which says nothing
+            part.replaced.extend(Replaced(i, by, str(error)) for i, error in broken)
         return part
 
     def _fill(
@@ -183,6 +185,18 @@ class MakeFromStream:
             if not found:
                 raise BrokenSample(f"{shards[0]} and the shards beside it hold no samples at all")
             number += 1
+
+
+def find_tars(pattern: str) -> list[Path]:
+    """Return the tars that the recipe's data.stream names, sorted; Misuse where there are none."""
+    path = Path(pattern).absolute()
+    tars = sorted(path.parent.glob(path.name))
+    if not tars:
+        raise Misuse(
+            f"data.stream is '{pattern}': 0 shards fit this pattern; correct it (the part after "
+            "the last slash may hold wildcards, as in /data/tars/*.tar)"
+        )
+    return tars
 
 
 def read_tar(shard: Path, labels: LabelSpace) -> Iterator[Sample]:
@@ -274,5 +288,5 @@ def _local_file(shard: Path | str) -> Path:
 
 
 def _broken(shard: str, key: str | None, reason: str) -> BrokenSample:
-    sample = f" sample '{key}':" if key is not None else ""
+    sample = f" sample {key!r}:" if key is not None else ""
     return BrokenSample(f"{shard}:{sample} {reason}; restore the tar or write it again")

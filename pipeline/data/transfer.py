@@ -67,17 +67,23 @@ class DeviceLoader:
 
 
 def device_loader(
-    loader: Loader, device: torch.device, decode: Literal["cpu", "gpu"] = "cpu"
+    loader: Loader,
+    device: torch.device,
+    decode: Literal["cpu", "gpu"] = "cpu",
+    augment: Literal["cpu", "gpu"] = "cpu",
 ) -> DeviceLoader:
     """Return `loader` with its micro-batches on `device`; with decode "gpu" they hold files.
 
+    `decode` is the recipe's loader.decode, `augment` its augment.device.
+
     Raises:
-        Misuse: there is no GPU to decode on.
+        Misuse: there is no GPU to decode or to augment on.
     """
+    for field, value in (("loader.decode", decode), ("augment.device", augment)):
+        if value == "gpu" and device.type != "cuda":
+            raise Misuse(f"{field} is 'gpu', but this rank works on '{device}': set it to 'cpu'")
     if decode == "cpu":
         return DeviceLoader(loader, device)
-    if device.type != "cuda":
-        raise Misuse(f"loader.decode is 'gpu', but this rank works on '{device}': set it to 'cpu'")
     from pipeline.data.decode_device import send_encoded  # torchvision takes a second to import
 
     return DeviceLoader(loader, device, send_encoded)

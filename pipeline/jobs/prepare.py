@@ -2,11 +2,10 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.data.manifest import FILE as MANIFEST
-from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.manifest import Manifest
 from pipeline.data.sources import make_ready, open_manifest
+from pipeline.jobs.shards import check_shards
 from pipeline.parallel.place import Place, check_divides, place_from
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recorded
@@ -67,11 +66,15 @@ def prepare(recipe: Recipe) -> Prepared:
 def make_data_ready(prepared: Prepared) -> None:
     """Bring what can be brought before training; every rank does, before any waits for another.
 
+    Shards that are read where they lie are looked for, by rank 0.
+
     Raises:
-        Misuse: the node's disk is too small for what is asked.
+        Misuse: the node's disk is too small for what is asked, or shards are missing or too short.
         Failure: the source of the shards lacks some, or does not answer.
     """
     data = prepared.recipe.data
+    if prepared.place.rank == 0:
+        check_shards(prepared.recipe, prepared.manifest)
     splits = [data.eval] if data.stream is not None else [data.train, data.eval]
     make_ready(data.path, data.shards, prepared.manifest, splits)
 
@@ -101,7 +104,8 @@ def record(prepared: Prepared, accept_changes: bool) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / DATA, _images(prepared.manifest))
     write_atomically(folder.recipe, dump(recipe.values()))
-    write_atomically(folder.path / "plan.txt", plan_text(recipe, prepared.plan) + "\n")
+    text = plan_text(recipe, prepared.plan, prepared.manifest)
+    write_atomically(folder.path / "plan.txt", text + "\n")
 
 
 def _changes(prepared: Prepared) -> list[str]:
@@ -117,27 +121,28 @@ def _images(manifest: Manifest) -> dict[str, str]:
     return {"shards": manifest.name, "digest": manifest.digest()}
 
 
-def plan_text(recipe: Recipe, plan: Plan) -> str:
-    """Return the printed plan: what the recipe says, stage by stage."""
+def plan_text(recipe: Recipe, plan: Plan, manifest: Manifest | None) -> str:
+    """Return the printed plan: what the recipe says, stage by stage.
+
+    Without the `manifest` of the shards, the data card's number of classes is used.
+    """
     from pipeline.models.count import macs, params
     from pipeline.models.table import TABLE
 
-    row = TABLE[recipe.model.name]
-    num_classes = _num_classes(recipe)
+    row, classes = TABLE[recipe.model.name], num_classes(recipe, manifest)
     head = [
-        f"{recipe.name}: {recipe.model.name}, {params(row, num_classes):,} parameters, "
+        f"{recipe.name}: {recipe.model.name}, {params(row, classes):,} parameters, "
         f"{recipe.variant} recipe, seed {recipe.seed}",
         f"data {recipe.data.name or recipe.data.path}, global batch {recipe.batch.global_size}, "
         f"{recipe.strategy.kind}, {recipe.compute.precision}",
     ]
     head += [f"source: {recipe.source}"] if recipe.source else []
     head += [f"expects: {recipe.expects}"] if recipe.expects else []
-    return "\n".join([*head, plan.table(lambda px: float(macs(row, px, num_classes)))])
+    return "\n".join([*head, plan.table(lambda px: float(macs(row, px, classes)))])
 
 
-def _num_classes(recipe: Recipe) -> int:
+def num_classes(recipe: Recipe, manifest: Manifest | None) -> int:
     """Return the classes of the shards, else of the data card, else ImageNet-1k's."""
-    folder = Path(recipe.data.path)
-    if (folder / MANIFEST).is_file():
-        return load_manifest(folder).num_classes
+    if manifest is not None:
+        return manifest.num_classes
     return recipe.data.num_classes or 1000

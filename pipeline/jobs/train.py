@@ -32,7 +32,7 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
         try:
             prepared = prepare(recipe)
             if is_first:
-                print(plan_text(recipe, prepared.plan), flush=True)
+                print(plan_text(recipe, prepared.plan, prepared.manifest), flush=True)
             with naming_disk(recipe.folder.path):
                 outcome = _attempt(prepared, accept_changes, wish)
         except Misuse as error:

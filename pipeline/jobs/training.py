@@ -57,7 +57,9 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
         if state.step < prepared.plan.total_steps:
             on_host = _loader(prepared, world)
             progress.memory = on_host.memory
-            loader = device_loader(on_host, world.device, recipe.loader.decode)
+            loader = device_loader(
+                on_host, world.device, recipe.loader.decode, recipe.augment.device
+            )
             stack.callback(loader.close)
             _warm_up(stepper, prepared, state.step)
             restore(stepper, state)
@@ -175,11 +177,9 @@ def _loader(prepared: Prepared, world: World) -> StepLoader:
         "spec": recipe.loader,
     }
     if recipe.data.stream is not None:
-        from pipeline.data.stream import StreamLoader
+        from pipeline.data.stream import StreamLoader, find_tars
 
-        pattern = Path(recipe.data.stream).absolute()
-        tars = sorted(pattern.parent.glob(pattern.name))
-        return StreamLoader(tars, prepared.manifest.labels, **common)
+        return StreamLoader(find_tars(recipe.data.stream), prepared.manifest.labels, **common)
     index = open_index(
         recipe.data.path,
         recipe.data.shards,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.places import is_url
 from pipeline.jobs.prepare import prepare
 from pipeline.jobs.suite import SuiteSpec, TaskSpec, load_suite
 from pipeline.jobs.train import train
@@ -80,7 +81,8 @@ class MissingData(Misuse):
 def _train(config: Path, overrides: list[str]) -> tuple[int, float]:
     """Train one cell, unless it is done already; returns the exit code and top-1."""
     recipe = load_recipe(config, overrides)
-    if not (Path(recipe.data.path) / "manifest.json").is_file():
+    folder = Path(recipe.data.path)
+    if not is_url(recipe.data.path) and not (folder / "manifest.json").is_file():
         raise MissingData(f"no shards in {recipe.data.path}; make them with `python -m data_prep`")
     if not _is_done(recipe):
         code = train(config, overrides, accept_changes=False)

@@ -3,6 +3,7 @@ their shard was written. Beside them odd images that are whole."""
 
 import ctypes
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -68,11 +69,12 @@ def chmod_000(tar: Path, index: Any) -> set[int]:
 
 
 def flipped_bits(tar: Path, index: Any) -> set[int]:
-    raw = bytearray(tar.read_bytes())
+    raw, status = bytearray(tar.read_bytes()), tar.stat()
     for sample_id in (21, 30, 43):
         entry = index.entry(sample_id)
         raw[int(entry["offset"]) + int(entry["size"]) // 2] ^= 1 << sample_id % 8
     tar.write_bytes(raw)
+    os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a disk loses them
     return {21, 30, 43}
 
 

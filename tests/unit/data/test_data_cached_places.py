@@ -62,6 +62,50 @@ def test_a_missing_shard_is_asked_for_once_and_names_its_samples(make_shards, fo
     assert [file for file, _ in server.asked].count("train/shard-000001.tar") == 1
 
 
+def test_a_missing_shard_is_told_with_its_url_and_what_to_do_at_its_source(make_shards, folder):
+    made = make_shards([3, 5, 2])
+    (made.folder / "train" / "shard-000001.tar").unlink()
+    with serving(made.folder) as server:
+        reader = reader_of(server.url, folder)
+        with pytest.raises(BrokenSample) as error:
+            reader.read(3)
+    text = str(error.value)
+    assert text.startswith(f"{server.url}/train/shard-000001.tar: sample with id 3 (row 0): the ")
+    assert text.count(server.url) == 1 and "copied" not in text and str(folder) not in text
+    assert "see that `data.path` is right, then restore this shard at its source" in text
+
+
+def test_a_copy_is_named_where_there_is_one(make_shards, folder):
+    made = make_shards([3])
+    reader = reader_of(str(made.folder), folder, kind="cache")
+    tar = made.folder / "train" / "shard-000000.tar"
+    assert reader.read(0)
+    copy = next(folder.rglob("*.tar"))
+    assert str(reader.broken(0, "is odd")) == (
+        f"{tar} (copied to {copy}): sample 's00000' (row 0): is odd; run `python -m data_prep "
+        f"verify {made.folder}`, then restore or build this shard again"
+    )
+
+
+def test_a_copy_is_newer_than_its_index_and_that_says_nothing(server, folder):
+    reader = reader_of(server.url, folder)
+    offset = int(reader.index.entry(5)["offset"])
+
+    def damage() -> None:
+        with next(folder.rglob("shard-000001.tar")).open("r+b") as file:
+            file.seek(offset)
+            file.write(bytes(50))
+
+    places_of(reader).bring(1)
+    damage()
+    assert reader.read(5)
+    reader.close()
+    damage()  # this time it is not brought again
+    with pytest.raises(BrokenSample, match=r"sample 's00005' \(row 2\): crc32c") as error:
+        reader.read(5)
+    assert "its index was written" not in str(error.value)
+
+
 def test_a_dead_server_is_no_broken_sample(shards, folder):
     with serving(shards.folder) as server:
         reader = reader_of(server.url, folder)

@@ -92,7 +92,7 @@ def by_slot(steps: list[list[MicroBatch]]) -> tuple[list[int], list[np.ndarray],
     return ids, images, labels
 
 
-def replaced_in(steps: list[list[MicroBatch]]) -> list[tuple[int, int]]:
+def replaced_in(steps: list[list[MicroBatch]]) -> list[tuple[int, int | str]]:
     return sorted(item[:2] for step in steps for batch in step for item in batch.replaced)
 
 

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +15,7 @@ from pipeline.data.places import ShardGone
 from pipeline.data.remote import FolderSource, source_of
 from pipeline.spec import Failure
 from tests.unit.data.faulty_server import Fault
-from tests.unit.data.one_file import FAST, FILE, SIZE, bring, expected, starts
+from tests.unit.data.one_file import FAST, FILE, SIZE, bring, expected, leftovers, starts
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -58,6 +59,22 @@ def test_a_part_that_lacks_only_its_name_gets_it(web, target, content, left):
     bring(web, target, content)
     assert target.read_bytes() == content
     assert starts(web) == ([] if left == SIZE else [0])
+
+
+def test_a_wrong_file_gives_way_to_the_right_one_once(web, target, content):
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content[:-1] + b"?")
+    source = source_of(web.url, FAST)
+    with target.open("rb") as opened, ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(
+            lambda _: fetch_file(source, FILE, target, expected(content), FAST, check=True),
+            range(4),
+        ):
+            pass
+        assert opened.read() == content[:-1] + b"?"  # whoever has it open keeps it
+    assert target.read_bytes() == content
+    assert starts(web) == [0]
+    assert leftovers(target) == ["a.tar"]
 
 
 def test_a_full_disk_is_named(web, target, content):

@@ -18,7 +18,7 @@ from pipeline.data.manifest import (
     load_manifest,
     save_manifest,
 )
-from pipeline.spec import Misuse
+from pipeline.spec import Failure, Misuse
 
 
 def _shard(file: str = "train/shard-000000.tar", num_samples: int = 3) -> Shard:
@@ -127,6 +127,23 @@ def test_missing_folder_manifest_and_broken_json_tell_the_remedy(tmp_path: Path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(Misuse, match="expected a JSON object, found list"):
         load_manifest(tmp_path)
+
+
+def test_a_disk_that_returns_errors_is_no_misuse(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    told = r"manifest\.json: cannot be read \(Input/output error\); the disk or the file server"
+    with pytest.raises(Failure, match=told):
+        load_manifest(tmp_path)
+
+
+def test_a_manifest_that_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(Misuse, match=r"manifest\.json: cannot be read .*; see that it is a f"):
+        load_manifest(tmp_path)
+    with pytest.raises(Misuse, match=r"plain: no such folder of shards"):
+        (tmp_path / "plain").write_text("")
+        load_manifest(tmp_path / "plain")
 
 
 def test_notes_count_all_and_list_the_first() -> None:

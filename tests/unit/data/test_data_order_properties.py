@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.batches import Share
+from pipeline.data.batches import Share, Ticket
+from pipeline.data.loader import _Samples
 from pipeline.data.order import Order, positions
 
 WORLDS = (1, 2, 4, 8)
@@ -134,6 +135,26 @@ def test_steps_read_alone_in_any_sequence_are_what_the_run_comes_to(fake, data):
 
 
 @PROPERTY
+@given(data=st.data())
+def test_the_loader_computes_for_each_micro_batch_the_samples_of_the_order(fake, data):
+    """It does so for blocks of steps, of which it keeps a few; steps come in any sequence here."""
+    run = data.draw(runs(fake))
+    world = data.draw(st.sampled_from(WORLDS))
+    share = Share(run.global_batch, data.draw(st.integers(0, world - 1)), world, run.order.lanes)
+    samples = _Samples(run.order, share)
+    far = data.draw(st.sampled_from([0, 10**5]))
+    for step in data.draw(st.lists(st.integers(far, far + 300), min_size=1, max_size=12)):
+        count = data.draw(st.sampled_from([m for m in (1, 2, 4, 8, 16) if m % world == 0]))
+        own = range(share.rank, count, world)
+        for j in own:
+            epochs, ids = samples.at(Ticket(step, j, 8, 0.0, count, 0))
+            expected = run.order.at(positions(step, j, run.global_batch, count))
+            assert np.array_equal(epochs, expected[0]) and np.array_equal(ids, expected[1])
+        everything = [run.order.at(positions(step, j, run.global_batch, count))[1] for j in own]
+        assert sorted(samples.of_step(step)) == sorted(np.concatenate(everything))
+
+
+@PROPERTY
 @given(
     num_samples=st.integers(40, 3000),
     lanes=st.sampled_from([1, 2, 8, 64]),
@@ -185,6 +206,8 @@ def _are_neighbours(ids: np.ndarray, length: int, num_samples: int) -> bool:
 
 NUM_SAMPLES, NUM_CLASSES, BATCH = 40_000, 100, 256
 LAGS = (1, 2, 16, 64, 255, 256, 257, 1024)
+LAYOUTS = [(256, 1024), (256, 64), (64, 128), (16, 0), (1, 0)]
+"""Lanes and windows; a lane has 156 to 40,000 samples."""
 
 
 def figures(ids: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -212,7 +235,7 @@ def permuted_labels() -> np.ndarray:
     return np.random.default_rng(5).permutation(np.arange(NUM_SAMPLES) * NUM_CLASSES // NUM_SAMPLES)
 
 
-@pytest.mark.parametrize(("lanes", "window"), [(256, 1024), (256, 64), (64, 128), (16, 0), (1, 0)])
+@pytest.mark.parametrize(("lanes", "window"), LAYOUTS)
 def test_an_epoch_is_shuffled_like_an_ideal_permutation(ideal, lanes, window):
     """Of the mean over 8 epochs, every figure lies within 3 sigma of ideal permutations."""
     order, labels = Order(NUM_SAMPLES, 0, lanes, window), permuted_labels()
@@ -221,6 +244,39 @@ def test_an_epoch_is_shuffled_like_an_ideal_permutation(ideal, lanes, window):
     for name, (mean, sigma) in ideal.items():
         ours = np.mean([one[name] for one in every])
         assert abs(ours - mean) < 3 * sigma, f"{name}: {ours:.4f}, ideal {mean:.4f} +- {sigma:.4f}"
+
+
+def walk(num_samples: int, lanes: int, window: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the ids of an epoch whose lanes and windows are those of the order, and whose
+    permutations are ideal ones."""
+    ids, start = np.empty(num_samples, np.int64), 0
+    for lane in range(lanes):
+        length = len(ids[lane::lanes])
+        own, size = np.arange(start, start + length), window or length
+        windows = [rng.permutation(own[n : n + size]) for n in range(0, length, size)]
+        ids[lane::lanes] = np.concatenate([windows[n] for n in rng.permutation(len(windows))])
+        start += length
+    return ids
+
+
+def distance(ids: np.ndarray, lag: int) -> float:
+    """Return how far apart ids at a lag are, in the mean; id 0 follows the last."""
+    apart = np.abs(ids[lag:] - ids[:-lag])
+    return float(np.minimum(apart, len(ids) - apart).mean())
+
+
+@pytest.mark.parametrize(("lanes", "window"), LAYOUTS)
+def test_samples_that_follow_each_other_lie_as_far_apart_as_in_ideal_permutations(lanes, window):
+    """In a lane, one after the other (the inside of windows) and a window later (their order)."""
+    order, rng = Order(NUM_SAMPLES, 0, lanes, window), np.random.default_rng(7)
+    ours = [order.sample_ids(epoch, np.arange(NUM_SAMPLES)) for epoch in range(8)]
+    ideals = [walk(NUM_SAMPLES, lanes, window, rng) for _ in range(40)]
+    has_windows = 0 < window < NUM_SAMPLES // lanes
+    for ahead in (1, window if has_windows else 10):
+        found, expected = (
+            np.array([distance(ids, lanes * ahead) for ids in epochs]) for epochs in (ours, ideals)
+        )
+        assert abs(found.mean() - expected.mean()) < 3 * expected.std(ddof=1), f"{ahead} ahead"
 
 
 def test_the_figures_would_find_a_bad_shuffle(ideal):

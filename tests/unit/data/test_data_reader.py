@@ -46,22 +46,37 @@ def test_a_single_flipped_bit_is_found_and_named(make_shards):
     raw = bytearray(tar.read_bytes())
     raw[offset] ^= 4
     tar.write_bytes(raw)
+    os.utime(tar, ns=(0, 0))  # as a disk loses it
     reader = ShardReader(made.index())
     assert reader.read(5)
     with pytest.raises(BrokenSample) as error:
         reader.read(6)
-    for word in ("shard-000001.tar", "'s00006'", "crc32c", "python -m data_prep verify"):
-        assert word in str(error.value)
+    text = str(error.value)
+    assert text.startswith(f"{tar}: sample 's00006' (row 2): crc32c is ")
+    assert f"; run `python -m data_prep verify {made.folder}`, then restore or build" in text
 
 
 def test_a_truncated_shard_is_named(make_shards):
     made = make_shards([6])
     tar = made.folder / "train" / "shard-000000.tar"
-    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    size = tar.stat().st_size
+    tar.write_bytes(tar.read_bytes()[: size // 2])
     reader = ShardReader(made.index())
     assert reader.read(0)
-    with pytest.raises(BrokenSample, match=r"shard-000000.tar: sample with id 5 .*truncated"):
+    told = (
+        rf"00\.tar: sample with id 5 \(row 5\): the shard ends {size - size // 2:,} bytes too early"
+    )
+    with pytest.raises(BrokenSample, match=told):
         reader.read(5)
+
+
+def test_a_sample_beyond_a_shard_of_the_right_size_is_named(make_shards):
+    made = make_shards([6])
+    tar, index = made.folder / "train" / "shard-000000.tar", made.index()
+    index.shards = (index.shards[0].model_copy(update={"num_bytes": 5000}),)
+    os.truncate(tar, 5000)
+    with pytest.raises(BrokenSample, match=r"sample with id 5 .*: it lies beyond the end of the"):
+        ShardReader(index).read(5)
 
 
 def test_a_missing_shard_is_named(make_shards):
@@ -74,9 +89,37 @@ def test_a_missing_shard_is_named(make_shards):
 def test_a_page_of_html_instead_of_a_shard_is_found(make_shards):
     made = make_shards([2])
     tar = made.folder / "train" / "shard-000000.tar"
-    tar.write_bytes(b"<html>404</html>".ljust(tar.stat().st_size, b" "))
-    with pytest.raises(BrokenSample, match=r"shard-000000.tar: sample with id 1 .*crc32c"):
+    size = tar.stat().st_size
+    tar.write_bytes(b"<html>404</html>".ljust(size, b" "))
+    with pytest.raises(BrokenSample, match=r"sample with id 1 .*crc32c.*; it is no tar: it begins"):
         ShardReader(made.index()).read(1)
+    tar.write_bytes(b"<html>404</html>")
+    told = rf"ends {size - 16:,} bytes too early; it is no tar: it begins with b'<html>404</html>'"
+    with pytest.raises(BrokenSample, match=told) as error:
+        ShardReader(made.index()).read(1)
+    assert "index it again" not in str(error.value)
+
+
+def test_an_empty_shard_is_told_as_such(make_shards):
+    made = make_shards([2])
+    tar = made.folder / "train" / "shard-000000.tar"
+    size = tar.stat().st_size
+    tar.write_bytes(b"")
+    with pytest.raises(BrokenSample, match=rf"ends {size:,} bytes too early; it is empty; "):
+        ShardReader(made.index()).read(1)
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_the_key_of_another_tar_is_not_given_as_the_samples_name(make_shards, same_size):
+    """Its size or its mtime tells that it is another one."""
+    made = make_shards([4, 4] if same_size else [4, 2])
+    tars = sorted((made.folder / "train").glob("*.tar"))
+    tars[0].write_bytes(tars[1].read_bytes())
+    if not same_size:
+        os.utime(tars[0], ns=(0, 0))
+    told = r"sample with id 0 \(row 0, which the tar now calls 's00004'\): crc32c"
+    with pytest.raises(BrokenSample, match=told):
+        ShardReader(made.index()).read(0)
 
 
 def _open_files(folder: Path) -> int:
@@ -121,7 +164,10 @@ def test_a_shard_that_is_cut_under_a_running_job_is_named(two, make_jpeg):
     assert reader.read(4) == make_jpeg(4)
     size = tar.stat().st_size
     os.truncate(tar, 1000)
-    told = rf"truncated; it has 1,000 bytes, the manifest says {size:,}; it was changed while"
+    told = (
+        rf"ends {size - 1000:,} bytes too early; it has 1,000 bytes, the manifest says {size:,}; "
+        "it was changed while"
+    )
     with pytest.raises(BrokenSample, match=told):
         reader.read(7)
 

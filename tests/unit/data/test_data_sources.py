@@ -63,10 +63,11 @@ def test_a_manifest_is_taken_only_if_it_is_whole_and_right(server, spec):
     with pytest.raises(Misuse, match=rf"{server.url}/{FILE}: cannot be read"):
         open_manifest(server.url, spec)
     server.always(FILE, Fault(page=True))
-    with pytest.raises(ShardGone, match=rf"{server.url}/{FILE}: a web page came instead"):
+    where = rf"field 'data\.path' is '{server.url}': {server.url}/{FILE}: "
+    with pytest.raises(Misuse, match=where + "a web page came instead.*; correct the URL, or make"):
         open_manifest(server.url, spec)
     server.always(FILE, Fault(status=404))
-    with pytest.raises(ShardGone, match=rf"{server.url}/{FILE}: the server answers 404"):
+    with pytest.raises(Misuse, match=where + "the server answers 404.*; correct the URL, or make"):
         open_manifest(server.url, spec)
     assert list(Path(spec.folder).iterdir()) == []
 
@@ -88,6 +89,57 @@ def test_indexes_are_verified(server, shards, spec):
     with pytest.raises(ShardGone, match=rf"{server.url}/{file}: its sha256 differs"):
         open_index(server.url, spec, shards.manifest, "train")
     assert not list(Path(spec.folder).rglob(FILE))  # without it a folder is no data set
+
+
+def test_an_index_that_is_not_at_its_source_is_named_with_the_remedy(server, shards, spec):
+    file = shards.index().shards[2].index_file
+    server.always(file, Fault(status=404))
+    told = rf"{server.url}/{file}: the server answers 404 .*`data\.path` is right, then restore"
+    with pytest.raises(ShardGone, match=told):
+        open_index(server.url, spec, shards.manifest, "train")
+
+
+@pytest.mark.parametrize("suffix", [".idx.npy", ".lab.npy"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: b"", lambda raw: None],
+    ids=["flipped", "empty", "missing"],
+)
+def test_a_damaged_index_in_a_cache_is_brought_again(server, shards, spec, suffix, damage):
+    index = open_index(server.url, spec, shards.manifest, "train")
+    path = index.folder / "train" / f"shard-000001{suffix}"
+    raw = path.read_bytes()
+    damaged = damage(raw)
+    path.write_bytes(damaged or b"")
+    if damaged is None:
+        path.unlink()
+    server.asked.clear()
+    assert index.labels(5) == shards.index().labels(5)
+    assert index.entry(5) == shards.index().entry(5)
+    assert server.asked == [(f"train/shard-000001{suffix}", 0)]
+    assert path.read_bytes() == raw
+    assert not list(index.folder.rglob("*.part"))
+
+
+def test_a_damaged_index_that_cannot_be_brought_again_is_named(server, shards, spec):
+    index = open_index(server.url, spec, shards.manifest, "train")
+    paths = [index.folder / index.shards[n].index_file for n in (1, 2)]
+    paths[0].write_bytes(b"")
+    server.always(index.shards[1].index_file, Fault(status=404))
+    with pytest.raises(ShardGone, match=r"shard-000001\.idx\.npy: the server answers 404.*restore"):
+        index.labels(5)
+    paths[1].unlink()
+    paths[1].mkdir()
+    told = rf"{paths[1]}: has other bytes .* again \(Is a directory\); remove it"
+    with pytest.raises(Failure, match=told):
+        index.labels(45)
+
+
+def test_a_damaged_index_of_a_folder_is_still_refused(make_shards):
+    made = make_shards([3])
+    (made.folder / made.index().shards[0].index_file).write_bytes(b"")
+    with pytest.raises(Misuse, match=r"sha256 differs .*data_prep verify` on its folder"):
+        made.index().labels(0)
 
 
 def test_two_versions_of_a_data_set_never_mix(make_shards, spec, make_jpeg):
@@ -121,7 +173,7 @@ def test_a_cache_too_small_for_the_lanes_is_refused_with_the_number_that_fits(
 ):
     own = spec.model_copy(update={"max_gb": 1e-5})
     with pytest.raises(
-        Misuse, match=r"the 4 lanes of this node have .* set it to (\S+) or"
+        Misuse, match=r"the 4 lanes of this node may have .* set it to (\S+) or"
     ) as error:
         open_index(server.url, own, shards.manifest, "train", lanes=4, window=16)
     told = re.search(r"set it to (\S+) or more", str(error.value))
@@ -134,8 +186,11 @@ def test_a_cache_too_small_for_the_lanes_is_refused_with_the_number_that_fits(
 def test_a_disk_too_small_for_the_lanes_is_refused(server, shards, spec, monkeypatch):
     usage = sources.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(Failure, match=r"the 4 lanes of this node need 0\.000\d+ GB, the disk has"):
+    told = r"the 4 lanes of this node may need 0\.000\d+ GB of shards at once, the disk has"
+    with pytest.raises(Failure, match=told):
         open_index(server.url, spec, shards.manifest, "train", lanes=4, window=16)
+    with pytest.raises(Failure, match="the one lane of this node may need"):
+        open_index(server.url, spec, shards.manifest, "train")
 
 
 def test_shards_that_come_ahead_need_room_too(server, shards, spec):

@@ -1,17 +1,19 @@
 """Staging: all shards on the node's disk before training, once, verified, bounded, resumed."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
 from pipeline.data import fetch, staging
+from pipeline.data.bad import BadSpec, read_replacing
 from pipeline.data.cache import ShardCache
 from pipeline.data.cached_places import CachedPlaces
 from pipeline.data.index import SplitIndex
 from pipeline.data.manifest import load_manifest
-from pipeline.data.places import PlacesSpec, ShardGone
-from pipeline.data.reader import ShardReader
+from pipeline.data.places import PlacesSpec
+from pipeline.data.reader import BrokenSample, ShardReader
 from pipeline.data.sources import make_ready, open_index
 from pipeline.spec import Failure, Misuse
 from tests.unit.data import cache_user
@@ -90,8 +92,8 @@ def test_an_interrupted_staging_goes_on(make_shards, folder):
     made = make_shards([3, 40, 5])
     lost = made.folder / "train" / "shard-000002.tar"
     lost.rename(lost.with_suffix(".away"))
-    with pytest.raises(ShardGone, match=f"{lost}: no such file"):
-        staged(made, folder, connections=1)
+    with pytest.raises(BrokenSample, match=f"{lost}: sample with id 43 .*: no such file"):
+        ShardReader(staged(made, folder, connections=1)).read(43)
     had = {path: path.stat().st_ino for path in folder.rglob("*.tar")}
     lost.with_suffix(".away").rename(lost)
     staged(made, folder)
@@ -105,9 +107,30 @@ def test_a_shard_that_differs_from_the_manifest_is_not_staged(make_shards, folde
     raw = bytearray(tar.read_bytes())
     raw[5000] ^= 1
     tar.write_bytes(raw)
-    with pytest.raises(ShardGone, match=f"{tar}: its sha256 differs from the manifest's"):
-        staged(made, folder)
+    reader = ShardReader(staged(made, folder))
+    with pytest.raises(BrokenSample, match=f"{tar}: sample .*: its sha256 differs from the manif"):
+        reader.read(5)
     assert "shard-000001.tar" not in copies(folder)
+
+
+@pytest.mark.parametrize("fault", [Fault(status=404), Fault(garbage=True)])
+def test_samples_of_a_shard_that_cannot_be_staged_count_as_broken(
+    make_shards, folder, make_jpeg, fault
+):
+    """Told once while staging; whether they are replaced is up to the policy of bad samples."""
+    made, said = make_shards([3, 5, 2]), []
+    spec = PlacesSpec(kind="stage", folder=str(folder), retries=1)
+    with serving(made.folder) as server:
+        server.always("train/shard-000001.tar", fault)
+        index = open_index(server.url, spec, made.manifest, "train", say=said.append)
+    assert len(said) == 1
+    assert f"{server.url}/train/shard-000001.tar: " in said[0]
+    for reader in (ShardReader(index), pickle.loads(pickle.dumps(ShardReader(index)))):
+        assert [reader.read(n) for n in (0, 9)] == [make_jpeg(0), make_jpeg(9)]
+        with pytest.raises(BrokenSample, match=rf"{server.url}/train/shard-000001.tar: .*id 4 "):
+            read_replacing(4, reader.read, BadSpec(), 0, 10)
+        data, replaced = read_replacing(4, reader.read, BadSpec(policy="budget"), 0, 10)
+        assert replaced and data == make_jpeg(replaced.by) and replaced.by not in range(3, 8)
 
 
 def test_a_disk_that_returns_errors_is_named(make_shards, folder):
@@ -187,8 +210,8 @@ def test_after_an_error_nothing_new_is_begun(make_shards, folder):
     made = make_shards([2] * 30)
     with serving(made.folder) as server:
         for number in range(30):
-            server.always(f"train/shard-{number:06d}.tar", Fault(status=404))
+            server.always(f"train/shard-{number:06d}.tar", Fault(status=403))
         spec = PlacesSpec(kind="stage", folder=str(folder), connections=2)
-        with pytest.raises(ShardGone, match="404"):
+        with pytest.raises(Failure, match="403"):
             open_index(server.url, spec, made.manifest, "train")
         assert len([file for file, _ in server.asked if file.endswith(".tar")]) < 10

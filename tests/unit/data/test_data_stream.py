@@ -14,7 +14,7 @@ from pipeline.data.bad import BadSpec
 from pipeline.data.labels import LabelSpace
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.reader import BrokenSample
-from pipeline.data.stream import StreamLoader, key_id, read_tar
+from pipeline.data.stream import StreamLoader, find_tars, key_id, read_tar
 from pipeline.spec import Misuse
 
 BUDGET = BadSpec(policy="budget")
@@ -145,6 +145,14 @@ def test_an_incomplete_sample_is_named(tmp_path, make_tar, members, words):
     assert f"{tar}: sample 'k':" in str(error.value) and words in str(error.value)
 
 
+def test_a_key_that_is_no_text_can_still_be_printed(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("k\udcff.jpg"))
+    with pytest.raises(BrokenSample, match=r"a\.tar: sample 'k\\udcff': has only jpg") as error:
+        list(read_tar(tmp_path / "a.tar", SPACE))
+    assert str(error.value).encode()
+
+
 def test_interleaved_members_are_refused_instead_of_halved(tmp_path, make_tar, make_jpeg):
     samples = [{"key": key, "jpg": make_jpeg(0)} for key in (b"a", b"b")]
     make_tar(tmp_path / "a.tar", [*samples, {"key": b"a", "cls": b"1"}])
@@ -172,7 +180,8 @@ def test_within_the_budget_the_next_sample_stands_in_for_a_broken_image(
     bad = {key_id("1"), key_id("2")}
     assert len(ids) == 24 and not bad & set(ids)
     assert replaced and {item.sample_id for item in replaced} == bad
-    assert {item.by for item in replaced} <= set(ids)
+    good = {f"'{n}' of {tmp_path}/a.tar" for n in (0, 3, 4, 5)}
+    assert {item.by for item in replaced} <= good
     assert all("a.tar: sample '" in item.reason for item in replaced)
 
 
@@ -248,8 +257,14 @@ def test_an_evil_tar_runs_nothing_and_writes_nothing(tmp_path, make_jpeg, stream
 
 
 def test_too_few_shards_are_refused(tars, stream):
-    with pytest.raises(Misuse, match="4 shards for 4 ranks with 2 workers"):
+    with pytest.raises(Misuse, match="data.stream names 4 shards for 4 ranks with 2 workers"):
         stream(tars, world=4, workers=2)
+
+
+def test_a_pattern_names_tars_in_order_and_one_that_fits_none_is_refused(tars, tmp_path):
+    assert find_tars(f"{tmp_path}/part-[12]*") == tars[1:3]
+    with pytest.raises(Misuse, match=r"data\.stream is '.*/nowhere/\*\.tar': 0 shards fit"):
+        find_tars(f"{tmp_path}/nowhere/*.tar")
 
 
 def test_webdataset_is_in_its_secure_mode():

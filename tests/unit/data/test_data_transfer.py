@@ -11,7 +11,8 @@ from pipeline.data.batches import MicroBatch
 from pipeline.data.loader import TrainLoader
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.order import Order
-from pipeline.data.transfer import DeviceLoader, copy, sent_ahead, upload
+from pipeline.data.transfer import DeviceLoader, copy, device_loader, sent_ahead, upload
+from pipeline.spec import Misuse
 
 CPU = torch.device("cpu")
 
@@ -141,6 +142,16 @@ def test_a_wait_is_charged_to_the_step_that_waited(monkeypatch: pytest.MonkeyPat
     )
     waits = [loader.wait_s for _ in loader.steps(1)]
     assert waits == [1 + 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"), [(("gpu", "cpu"), "loader.decode"), (("cpu", "gpu"), "augment.device")]
+)
+def test_work_for_a_gpu_that_is_not_there_is_refused(settings, field) -> None:
+    expected = f"^{field} is 'gpu', but this rank works on 'cpu': set it to 'cpu'$"
+    with pytest.raises(Misuse, match=expected):
+        device_loader(FakeLoader(), CPU, *settings)
+    assert len(list(device_loader(FakeLoader(), CPU, "cpu", "cpu").steps(0))) == 5
 
 
 def test_closing_closes_the_loader() -> None:

@@ -1,5 +1,6 @@
 """Batches by worker processes: in order, in bounded memory, never a hang, errors with names."""
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -9,16 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.data.batches import Demand
 from pipeline.data.crew import LoaderFailed
+from pipeline.data.index_files import map_array
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.reader import BrokenSample
 from pipeline.data.worker import Piece
 from pipeline.data.workers import Feed
 from pipeline.spec import Misuse
+
+MB = 1_000_000
 
 
 class Job:
@@ -53,6 +58,26 @@ class SleepAtThree(Job):
     def make(self, ticket, piece, out):
         time.sleep(60 if ticket == 3 else 0)
         return super().make(ticket, piece, out)
+
+
+class CutUnderTheMap(Job):
+    """Reads a mapped index that is cut meanwhile."""
+
+    path: Path
+
+    def make(self, ticket, piece, out):
+        faulthandler.disable()  # that of the test runner prints pages
+        array = map_array(self.path, np.dtype("i8"), "numbers")
+        os.truncate(self.path, 4096)
+        return int(array[-1])
+
+
+class Hoard(Job):
+    """Each worker takes 64 MB for itself, and fills a slot of as much."""
+
+    def make(self, ticket, piece, out):
+        out[:] = 1
+        self.kept = np.ones(64 * MB, np.uint8)
 
 
 class Settings(Job):
@@ -92,7 +117,7 @@ def numbers(results: Iterable[Any]) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("size", [1, 8, 9])
 def test_batches_come_in_the_order_of_the_tickets(feed, workers, size):
     results = feed(Job(size), workers=workers, prefetch=1).batches(range(40))
@@ -153,7 +178,7 @@ def test_memory_is_used_again_and_stays_within_the_footprint(feed, workers, at_o
     for first in range(0, 300, at_once):
         batches = [next(results) for _ in range(at_once)]
         assert numbers(batches) == list(range(first, first + at_once))
-        assert made._ring.num_slots <= most
+        assert len(made._ring._memory) <= most
     assert next(results, None) is None
 
 
@@ -175,7 +200,7 @@ def test_the_next_step_is_made_while_the_one_before_is_in_use(feed):
         step = [next(results) for _ in range(8)]
         in_the_making = made._ring.in_use - len(step)
         assert in_the_making >= 7
-    assert made._ring.num_slots <= made.footprint().slots
+    assert len(made._ring._memory) <= made.footprint().slots
 
 
 def test_a_feed_can_start_again_and_uses_the_same_memory(feed):
@@ -245,6 +270,15 @@ def test_a_killed_worker_is_a_named_error_and_no_hang(feed, workers):
     assert not children()
 
 
+def test_a_mapped_index_that_is_cut_is_not_taken_for_a_lack_of_memory(feed, tmp_path):
+    job = CutUnderTheMap()
+    job.path = tmp_path / "a.idx.npy"
+    np.save(job.path, np.arange(10**6))
+    with pytest.raises(LoaderFailed, match=r"signal 7\).*was cut.*data_prep verify") as error:
+        next(feed(job).batches([0]))
+    assert "points at memory" not in str(error.value)
+
+
 def test_a_worker_that_hangs_is_a_named_error_after_the_timeout(feed):
     results = feed(SleepAtThree(), workers=1, timeout_s=1).batches(range(10))
     with pytest.raises(
@@ -277,14 +311,17 @@ def test_nothing_is_left_open_when_feeds_come_and_go(feed):
     assert max(use() for _ in range(4)) <= first
 
 
-def test_the_footprint_counts_what_workers_have_of_their_own(feed):
-    made = feed()
+def test_the_footprint_counts_what_workers_have_of_their_own_and_nothing_else(feed):
+    """Not what they share with this process since the fork, and not the slots."""
+    ballast = np.ones(400 * MB, np.uint8)
+    made = feed(Hoard(64 * MB, piece_images=0), at_once=2)
     assert made.footprint().workers_bytes == 0
-    results = made.batches(range(100))
-    next(results)
+    results = made.batches(range(2))
+    made_by_both = [next(results) for _ in range(2)]  # the pixels: nobody else has touched them
     footprint = made.footprint()
-    assert footprint.workers_bytes > 100_000
+    assert 2 * 64 * MB < footprint.workers_bytes < 2 * (64 + 50) * MB
     assert f"at most {footprint.slots} slots" in str(footprint) and "2 workers" in str(footprint)
+    assert ballast.all() and len(made_by_both) == 2
 
 
 def test_the_global_random_state_is_left_alone(feed):

@@ -262,3 +262,12 @@ def test_help_is_quick(repo: Path) -> None:
 def test_no_command_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "synthetic" in capsys.readouterr().out
+
+
+def test_a_disk_that_errs_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").symlink_to("/proc/self/mem")  # to read it is an I/O error
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "data_prep: " in (error := capsys.readouterr().err)
+    assert "Input/output error" in error and "Traceback" not in error

@@ -7,6 +7,7 @@ import pytest
 from pipeline.jobs.prepare import FREE_TO_CHANGE, num_train, plan_text, prepare, record
 from pipeline.recipe import Recipe, load_recipe, load_recorded
 from pipeline.spec import Misuse
+from tests.unit.data.faulty_server import serving
 
 FREE = {
     "strategy": "strategy=deepspeed",
@@ -87,12 +88,27 @@ def test_the_recorded_recipe_and_plan_are_those_of_the_run(recipe_with) -> None:
     record(prepared, accept_changes=False)
     assert load_recorded(recipe.folder) == recipe
     plan = (recipe.folder.path / "plan.txt").read_text()
-    assert plan == plan_text(recipe, prepared.plan) + "\n"
+    assert plan == plan_text(recipe, prepared.plan, prepared.manifest) + "\n"
     for fact in ("demo: tiny, 118,", "global batch 64, ddp, fp32", "source: here", "98 %"):
         assert fact in plan
     before = recipe.folder.recipe.read_bytes()
     record(prepared, accept_changes=False)
     assert recipe.folder.recipe.read_bytes() == before
+
+
+def test_the_recorded_plan_of_a_url_counts_the_classes_of_its_shards(
+    recipe_with, low_digits: Path, tmp_path: Path
+) -> None:
+    plans = []
+    with serving(low_digits) as server:
+        for name, path in (("here", str(low_digits)), ("there", server.url)):
+            data = f"data={{path: '{path}', name: low, num_classes: 99}}"
+            cache = f"data.shards.folder={tmp_path}/cache"
+            recipe = recipe_with(data, cache, f"name={name}")
+            record(prepare(recipe), accept_changes=False)
+            plans.append((recipe.folder.path / "plan.txt").read_text().removeprefix(f"{name}: "))
+    assert plans[0] == plans[1]
+    assert "tiny, 118," in plans[1], "as many as six classes make"
 
 
 @pytest.mark.parametrize("override", FREE.values(), ids=FREE.keys())

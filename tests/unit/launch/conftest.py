@@ -1,10 +1,13 @@
-"""A config that needs no data set, ranks that only count steps, and made-up SLURM programs."""
+"""A config that needs no data set, a set without images, ranks that only count, made-up SLURM."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from pipeline.data.labels import LabelSpace
+from pipeline.data.manifest import Manifest, Shard, Split, save_manifest
 
 CONFIG = """
 name: counted
@@ -26,6 +29,30 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "counted.yaml"
     path.write_text(CONFIG.format(runs=tmp_path / "runs", data=tmp_path / "shards"))
     return path
+
+
+@pytest.fixture
+def make_manifest() -> Callable[..., None]:
+    """Make a folder with a manifest and one tar of so many bytes for each split."""
+
+    def make(folder: Path, num_train: int, num_classes: int = 10) -> None:
+        names = tuple(f"c{number}" for number in range(num_classes))
+        splits = {"train": _split(folder, "train", num_train, num_classes),
+                  "eval": _split(folder, "eval", 100, num_classes)}  # fmt: skip
+        labels = LabelSpace(name="counted", classes=names)
+        save_manifest(folder, Manifest(name="up", tool="tests", labels=labels, splits=splits))
+
+    return make
+
+
+def _split(folder: Path, name: str, num_samples: int, num_classes: int) -> Split:
+    path = folder / name / "shard-000000.tar"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(2048))
+    file = f"{name}/{path.name}"
+    shard = Shard(file=file, num_samples=num_samples, num_bytes=2048,
+                  sha256="", index_sha256="", labels_sha256="")  # fmt: skip
+    return Split(shards=(shard,), class_counts=(1,) * num_classes)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from launch.ledger import Ledger
 from launch.local import LocalLauncher
 from launch.stop import StopRequest, stop_requests, watch
 from pipeline.run.folder import RunFolder
+from tests.unit.data.faulty_server import Fault, serving
 
 JOB = Job("here", 0, in_slurm=False)
 
@@ -62,6 +63,16 @@ def test_the_words_of_the_rank_that_failed_come_before_rank_0s(attempt, monkeypa
     assert attempt(3, "raise", 1) == 1
     cause = capsys.readouterr().out.partition("cause: ")[2].splitlines()[0]
     assert cause.index("shard-000012.tar") < cause.index("ValueError: poison")
+
+
+def test_a_broken_sample_is_met_twice_and_named(attempt, folder, monkeypatch, capsys):
+    said = "node2: BrokenSample: s.tar: sample 'k' (row 3): crc32c is 1; run `verify`"
+    monkeypatch.setattr(RunFolder, "read_rank_error", lambda self, attempt: said)
+    assert attempt(3, "raise", 1) == 1
+    assert [a.status for a in Ledger(folder).attempts("here")] == ["crashed"] * 2
+    lines = capsys.readouterr().out.partition("supervise: FAILED")[2].splitlines()
+    assert "the same sample could not be used: s.tar: sample 'k' (row 3)" in lines[0]
+    assert said in lines[1]
 
 
 def test_after_a_stop_request_no_attempt_starts(attempt, folder, capsys):
@@ -163,6 +174,28 @@ def test_the_command_line_runs_the_pipeline_with_config_and_overrides(cli, confi
     assert process.returncode == 0, out
     said = (tmp_path / "said").read_text().splitlines()
     assert said == [f"-m pipeline train {config} lr.peak=0.2 seed=3"] * 2
+
+
+def test_shards_at_a_url_are_counted_there(cli, config, tmp_path, make_manifest):
+    make_manifest(tmp_path / "up", num_train=640)
+    cache = f"data.shards.folder={tmp_path}/cache"
+    with serving(tmp_path / "up") as server:
+        process = cli(2, 3, f"data={server.url}", cache)
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, out
+        assert server.asked == [("manifest.json", 0)]
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 2), (503, 1)])
+def test_a_url_without_shards_ends_before_a_rank_starts(cli, folder, tmp_path, status, code):
+    words = (f"data.shards.folder={tmp_path}/cache", "data.shards.retries=0")
+    with serving(tmp_path) as server:
+        server.always("manifest.json", Fault(status=status))
+        process = cli(2, 3, f"data={server.url}", *words)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == code and not folder.path.exists()
+    assert f"{server.url}/manifest.json" in out and f"the server answers {status}" in out
+    assert "error: " in out and "Traceback" not in out
 
 
 def test_places_without_work_are_told_and_stay_empty(cli, tmp_path):

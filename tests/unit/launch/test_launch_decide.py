@@ -1,10 +1,13 @@
 """Every end of an attempt and what follows it."""
 
+from dataclasses import replace
+
 import pytest
 
 from launch.decide import Action, decide, status_of, without_progress
 from launch.ledger import Attempt
 from launch.ranks import End
+from pipeline.data.reader import BrokenSample
 from pipeline.run.folder import Outcome, Status
 
 WHOLE, DIED = End(0, "", died=False), End(1, "rank 1 exited with 1", died=True)
@@ -89,3 +92,40 @@ def test_an_attempt_that_was_cut_off_counts_by_what_the_next_one_found():
     assert without_progress(lost) == (1, 1)
     moved = attempts(("", 4, None), ("", 4, None), ("crashed", 7, 7))
     assert without_progress(moved) == (1, 0), "the second came from step 4 to 7"
+
+
+def broken(row: int, step: int, ends: str = "rank 1 exited with 1") -> Attempt:
+    """Make an attempt at step `step` that a strict bad sample ended, as the ledger tells it."""
+    said = f"s.tar: sample 's{row}' (row {row}): crc32c is 1, the index says 2; run `verify`"
+    reason = f"node2: {BrokenSample.__name__}: {said}; {ends}"
+    return replace(attempts(("crashed", step, step))[0], reason=reason)
+
+
+def test_the_same_broken_sample_is_read_twice_and_no_more():
+    assert decide("crashed", [broken(7, 4)]).action is Action.RESTART
+    again = [broken(7, 4, "RuntimeError: connection closed by peer"), broken(7, 4)]
+    verdict = decide("crashed", again)
+    assert (verdict.action, verdict.code) == (Action.EXIT, 1)
+    assert verdict.why.startswith("twice after step 4 the same sample could not be used: ")
+    assert "s.tar: sample 's7' (row 7): crc32c is 1, the index says 2" in verdict.why
+    assert "rank" not in verdict.why and "`verify`" not in verdict.why
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [broken(7, 4), broken(8, 4)],
+        [broken(7, 4), broken(7, 5)],
+        [broken(7, 4), *attempts(("crashed", 4, 4))],
+        [replace(broken(7, 4), status="stopped"), broken(7, 4)],
+    ],
+    ids=["another sample", "a later step", "another cause", "stopped from outside"],
+)
+def test_other_ends_are_restarted_as_ever(history):
+    assert decide("crashed", history).action is Action.RESTART
+
+
+def test_a_requeue_in_between_does_not_mend_a_sample():
+    lost = attempts(("lost", 4, 4))
+    assert decide("crashed", [broken(7, 4), *lost, broken(7, 4)]).action is Action.EXIT
+    assert decide("lost", [broken(7, 4), broken(7, 4), *lost]).action is Action.REQUEUE

@@ -7,9 +7,18 @@ from types import SimpleNamespace
 import pytest
 
 from launch import preflight as module
-from launch.preflight import Findings, check_cluster, check_disk, check_mlflow, check_world, doubts
+from launch.preflight import (
+    Findings,
+    check_cluster,
+    check_data,
+    check_disk,
+    check_mlflow,
+    check_world,
+    doubts,
+)
 from launch.target import training
 from pipeline.spec import Misuse
+from tests.unit.data.faulty_server import Fault, serving
 
 
 @pytest.fixture
@@ -30,6 +39,55 @@ def test_a_missing_data_set_is_a_mistake_and_the_plan_is_printed(config, tmp_pat
     out = capsys.readouterr().out
     assert f"mistake  field 'data': {tmp_path}/shards: no such folder of shards" in out
     assert "micro-batches" in out and "ok       ranks    2, all with work" in out
+
+
+def test_shards_at_a_url_are_good_where_it_answers(target, found, tmp_path, make_manifest):
+    make_manifest(tmp_path / "up", num_train=640)
+    with serving(tmp_path / "up") as server:
+        training_there = target(f"data={server.url}", "data.shards.folder=/not/on/this/host")
+        check_data(training_there, found)
+        assert found.good == [f"data     {server.url}"] and not found.mistakes
+    assert training_there.plan.num_samples == 640
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_url_that_does_not_give_the_manifest_is_a_mistake(target, found, tmp_path, status):
+    with serving(tmp_path) as server:
+        server.always("manifest.json", Fault(status=status))
+        data = f"data={{path: '{server.url}', num_train: 6400, num_classes: 10}}"
+        words = (f"data.shards.folder={tmp_path}", "data.shards.retries=0")
+        check_data(target(data, *words), found)
+    (mistake,) = found.mistakes
+    assert f"{server.url}/manifest.json" in mistake and f"answers {status}" in mistake
+
+
+def test_a_url_and_no_folder_for_its_shards_is_a_mistake(config, capsys):
+    assert module.preflight(config, ["data.path=http://127.0.0.1:9"], 2) == 2
+    out = capsys.readouterr().out
+    assert "mistake  field 'data': field 'data.shards.folder' is empty" in out
+
+
+@pytest.mark.parametrize("policy", ["strict", "budget"])
+def test_shards_that_are_missing_are_found_before_the_job_is_queued(
+    target, found, tmp_path, make_manifest, policy
+):
+    make_manifest(tmp_path / "shards", num_train=640)
+    (tmp_path / "shards" / "train" / "shard-000000.tar").unlink()
+    check_data(target(f"loader.bad.policy={policy}"), found)
+    (told,) = found.mistakes if policy == "strict" else found.warnings
+    assert "train/shard-000000.tar is missing" in told
+
+
+def test_room_for_checkpoints_counts_the_classes_of_the_shards(
+    target, found, tmp_path, make_manifest
+):
+    make_manifest(tmp_path / "shards", num_train=640, num_classes=20_000)
+    check_disk(target("model=v2_l", "data.num_classes=10"), found)
+    (tmp_path / "shards" / "manifest.json").unlink()
+    for number in (10, 20_000):
+        check_disk(target("model=v2_l", f"data.num_classes={number}"), found)
+    shards, few, many = (text.split()[1] for text in found.good)
+    assert shards == many != few
 
 
 def test_a_wrong_setting_ends_it_at_once(config):

@@ -38,6 +38,12 @@ def test_a_rank_names_what_it_lacks(shards, tmp_path):
     assert f"127.0.0.1, port {port}" in answer.address and "NETWORK_INTERFACE" in answer.address
 
 
+def test_no_folder_is_looked_for_where_shards_come_from_a_url(door, tmp_path, tasks):
+    assert look(3, "gpu1", "127.0.0.1", door, None, tmp_path) == Answer(3, "gpu1")
+    answers = call(tasks(2), [sys.executable], "127.0.0.1", None, tmp_path)
+    assert problems(answers, 2) == []
+
+
 @pytest.fixture
 def tasks(tmp_path):
     """A made-up srun: runs the program once for each rank, except those left out."""
