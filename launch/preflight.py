@@ -19,8 +19,7 @@ from launch.requests import ROOT, request_of, script_for, site_settings
 from launch.target import Training, training
 from pipeline.jobs.prepare import num_classes
 from pipeline.jobs.shards import check_shards
-from pipeline.models.count import params
-from pipeline.models.table import TABLE
+from pipeline.models.count import model_params
 from pipeline.run.folder import DONE, MISUSE
 from pipeline.spec import Failure, Misuse
 from pipeline.tracking.settings import resolve_uri
@@ -86,7 +85,7 @@ def check_disk(target: Training, found: Findings) -> None:
     """Checkpoints must fit: those that are kept, the best one and the one being written."""
     recipe, folder = target.recipe, target.folder.path
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    weights = params(TABLE[recipe.model.name], num_classes(recipe, target.found.manifest))
+    weights = model_params(recipe.model, num_classes(recipe, target.found.manifest))
     need = weights * BYTES_PER_WEIGHT * (recipe.checkpoint.keep + 2)
     free = shutil.disk_usage(existing).free
     text = f"{need / 1e9:.1f} GB for checkpoints, {free / 1e9:.1f} GB free on {existing}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.places import is_url
-from pipeline.jobs.plan import Found, look, num_train
+from pipeline.jobs.look import Found, look, num_train
 from pipeline.jobs.prepare import plan_text
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recipe

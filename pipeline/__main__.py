@@ -18,7 +18,7 @@ Run = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; returns the process exit code (0 done, 1 failed, 2 wrong use, 75 saved)."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         code = int(options.run(options))
@@ -37,12 +37,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; overrides may also stand behind options, where argparse does not look for them."""
+    parser = _parser()
+    options, late = parser.parse_known_args(arguments)
+    strange = [word for word in late if word.startswith("-") or "=" not in word]
+    if strange or (late and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or late)}")
+    if late:
+        options.overrides = [*options.overrides, *late]
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True)
 
     plan = _job(jobs, "plan", _plan, "print a config's stages, sizes, rates and cost")
     _config(plan)
+    _hardware(plan)
     train = _job(jobs, "train", _train, "train a config (one process per rank)")
     _config(train)
     train.add_argument(
@@ -70,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     export = _job(jobs, "export", _export, "write a registered model's package to a folder")
     export.add_argument("model", help="models:/NAME@alias or a run folder")
     export.add_argument("folder", type=Path)
+
+    port = _job(jobs, "port", _port, "make a package of weights from elsewhere")
+    _config(port)
+    port.add_argument("--to", required=True, type=Path, help="a new folder")
 
     register = _job(jobs, "register", _register, "register the package of a finished run")
     register.add_argument("run_folder", type=Path)
@@ -99,10 +116,39 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, for example lr.peak=0.1")
 
 
-def _plan(options: argparse.Namespace) -> int:
-    from pipeline.jobs.plan import plan
+def _hardware(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it would cost (docs/planning.md)")
+    group.add_argument("--gpu", help="a card, for example h100; others are named where it is wrong")
+    group.add_argument("--nodes", type=int, help="nodes of the cluster (default: 1)")
+    group.add_argument("--gpus-per-node", type=int, default=8, help="default: 8")
+    group.add_argument(
+        "--network-gbit", type=float, default=400.0, help="of a node, all adapters (default: 400)"
+    )
+    group.add_argument("--rates", type=Path, help="YAML file of measured images/s")
+    group.add_argument("--scale", metavar="A..B", help="numbers of cards to compare, as 1..512")
+    group.add_argument("--plot", type=Path, help="SVG file for the curve of --scale")
+    group = parser.add_argument_group("what fits into this node, found by trial")
+    group.add_argument("--measure", action="store_true", help="print the largest micro-batches")
+    group.add_argument("--ranks", type=int, help="that will share the run (default: 1)")
+    group.add_argument("--memory-gib", type=float, help="of a rank (default: what is here)")
 
-    return plan(options.config, options.overrides)
+
+def _plan(options: argparse.Namespace) -> int:
+    from pipeline.jobs.plan import Hardware, Measuring, plan
+
+    if not options.measure and (options.ranks, options.memory_gib) != (None, None):
+        raise Misuse("--ranks and --memory-gib are of --measure; add it")
+    trial = Measuring(1 if options.ranks is None else options.ranks, options.memory_gib)
+    hardware = Hardware(
+        gpu=options.gpu,
+        nodes=options.nodes,
+        gpus_per_node=options.gpus_per_node,
+        network_gbit=options.network_gbit,
+        rates=options.rates,
+        scale=options.scale,
+        plot=options.plot,
+    )
+    return plan(options.config, options.overrides, hardware, trial if options.measure else None)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -134,6 +180,12 @@ def _export(options: argparse.Namespace) -> int:
     from pipeline.jobs.export import export
 
     return export(options.model, options.folder)
+
+
+def _port(options: argparse.Namespace) -> int:
+    from pipeline.jobs.port import port
+
+    return port(options.config, options.overrides, options.to)
 
 
 def _register(options: argparse.Namespace) -> int:

@@ -15,12 +15,14 @@ from pipeline.data.augment import AugmentSpec
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.places import PlacesSpec
 from pipeline.data.preprocess import PreprocessSpec
+from pipeline.engine.settings import GuardSpec
 from pipeline.evaluate.settings import EvaluateSpec
+from pipeline.models.layout import lay_out
 from pipeline.models.table import ModelSpec
 from pipeline.optim.settings import LossSpec, RmspropSpec
-from pipeline.parallel.settings import ComputeSpec, DdpSpec, StrategySpec
+from pipeline.parallel.settings import ComputeSpec, DdpSpec, StrategySpec, check_fits
 from pipeline.plan.lr import LrSpec
-from pipeline.plan.plan import EmaSpec, LengthSpec, Plan, make_plan
+from pipeline.plan.plan import EmaSpec, LengthSpec, Plan, check_px, make_plan
 from pipeline.plan.stages import StagesSpec
 from pipeline.run.folder import RunFolder
 from pipeline.spec import Misuse, Spec, load, merge
@@ -69,7 +71,8 @@ class DataSpec(Spec):
 
 
 class InitSpec(Spec):
-    """Where the first weights come from: `models:/NAME@alias`, `models:/NAME/3` or a folder."""
+    """Where the first weights come from: `models:/NAME@alias`, `models:/NAME/3`, a folder, or
+    `tf:`, `timm:`, `torchvision:` and a place (docs/weights.md)."""
 
     origin: str = Field(alias="from")
 
@@ -97,6 +100,7 @@ class Recipe(Spec):
     loss: LossSpec = LossSpec()
     strategy: Annotated[StrategySpec, _word("strategy")] = DdpSpec()
     compute: ComputeSpec = ComputeSpec()
+    guard: GuardSpec = GuardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -112,6 +116,24 @@ class Recipe(Spec):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _groups_hold_micro_batches(self) -> Self:
+        for stage in self.stages.resolve():
+            if stage.micro_batches % self.model.bn_group:
+                raise ValueError(
+                    f"model.bn_group is {self.model.bn_group}, stages have {stage.micro_batches} "
+                    "micro-batches: groups must divide them; change one of the two"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits_compute(self) -> Self:
+        try:
+            check_fits(self.strategy, self.compute)
+        except Misuse as error:
+            raise ValueError(str(error)) from None
+        return self
+
     @property
     def folder(self) -> RunFolder:
         """Return the run's folder, absolute."""
@@ -119,8 +141,16 @@ class Recipe(Spec):
 
     def plan(self, num_train: int) -> Plan:
         """Return the plan for a training split of `num_train` samples."""
+        smallest_px = 1 if self.model.is_timm else lay_out(self.model.row).total_stride
+        check_px("preprocess.eval_px", self.preprocess.eval_px, smallest_px)
         return make_plan(
-            self.length, self.stages, self.lr, self.ema, self.batch.global_size, num_train
+            self.length,
+            self.stages,
+            self.lr,
+            self.ema,
+            self.batch.global_size,
+            num_train,
+            smallest_px,
         )
 
     def values(self) -> dict[str, Any]:

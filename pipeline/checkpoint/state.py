@@ -1,11 +1,11 @@
 """What a training is at one step, beyond what follows from the step itself.
 
-Stage, image size, magnitudes, learning rate, EMA decay and sample order are functions of (recipe,
-step) and therefore not here.
+Stage, image size, magnitudes, learning rate and EMA decay are functions of (recipe, step) and
+therefore not here. So is the sample order, but for the data that was left out.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,12 +13,25 @@ SCHEMA = 1
 PARTS = ("weights", "buffers", "ema", "slots")
 
 
+class Window(NamedTuple):
+    """Data that was left out: when the training was sent back to `step`, it went on at batch `end`.
+
+    Batches are counted as the endless stream has them: `first` is the one that `step` would have
+    used, and first <= batch < end were left out.
+    """
+
+    step: int
+    first: int
+    end: int
+
+
 @dataclass
 class TrainState:
     """The state of a training after `step` optimizer steps; tensors are whole and fp32.
 
     `weights`, `buffers` (BatchNorm) and `ema` are keyed by module name, `slots` by
-    `SLOT/PARAMETER`.
+    `SLOT/PARAMETER`. `bad_steps` are those (from 1) whose update was left out because the loss was
+    not finite, `windows` the data that was left out, `bad_samples` those that were replaced.
     """
 
     step: int
@@ -29,11 +42,22 @@ class TrainState:
     scaler: dict[str, float] = field(default_factory=dict)
     best_metric: float | None = None
     best_step: int | None = None
+    bad_steps: tuple[int, ...] = ()
+    windows: tuple[Window, ...] = ()
+    bad_samples: int = 0
 
     def scalars(self) -> dict[str, Any]:
         """Return everything that is not a tensor, as JSON values."""
-        values = {"schema": SCHEMA, "step": self.step, "scaler": self.scaler}
-        return {**values, "best_metric": self.best_metric, "best_step": self.best_step}
+        return {
+            "schema": SCHEMA,
+            "step": self.step,
+            "scaler": self.scaler,
+            "best_metric": self.best_metric,
+            "best_step": self.best_step,
+            "bad_steps": list(self.bad_steps),
+            "windows": [window._asdict() for window in self.windows],
+            "bad_samples": self.bad_samples,
+        }
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the tensors by part."""
@@ -48,13 +72,7 @@ class TrainState:
             }
             for part, tensors in self.tensors().items()
         }
-        return TrainState(
-            step=self.step,
-            scaler=dict(self.scaler),
-            best_metric=self.best_metric,
-            best_step=self.best_step,
-            **copies,
-        )
+        return replace(self, scaler=dict(self.scaler), **copies)
 
 
 def state_from(
@@ -75,6 +93,9 @@ def state_from(
         scaler=scalars["scaler"],
         best_metric=scalars["best_metric"],
         best_step=scalars["best_step"],
+        bad_steps=tuple(scalars.get("bad_steps", ())),  # older checkpoints have none
+        windows=tuple(Window(**window) for window in scalars.get("windows", ())),
+        bad_samples=scalars.get("bad_samples", 0),
         **tensors,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.data import policies
+from pipeline.data.crops import legacy_box, tensorflow_box
 from pipeline.data.ops import Op
 from pipeline.data.preprocess import Box, Interpolation
 from pipeline.spec import Spec
@@ -28,8 +29,9 @@ class AugmentSpec(Spec):
     finetuning takes crop "squash", kind "none" and a cutout_fraction of 0.25.
     """
 
-    crop: Literal["random", "squash"] = "random"
-    """A random part of the image, or all of it whatever its shape."""
+    crop: Literal["random", "tensorflow", "tensorflow_legacy", "squash"] = "random"
+    """A random part of the image by PyTorch's rule, by TensorFlow's (what the official code takes;
+    `crops.py`), by that with the older models' least tenth; or all of it whatever its shape."""
     crop_area: tuple[float, float] = (0.08, 1.0)
     """Part of the image's area, smallest and largest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -105,9 +107,22 @@ def draw(
     `magnitude` is the policy's, 0 for none (AutoAugment has its own). The order of draws is part of
     every recorded run: crop, flip, policy, jitter, cutout, erasing.
     """
-    box = crop_box(width, height, spec, rng) if spec.crop == "random" else (0, 0, width, height)
+    box = _draw_box(width, height, px, spec, rng)
     flip = spec.hflip and rng.random() < 0.5
     return Draw(box, flip, tuple(_draw_ops(px, spec, magnitude, rng)))
+
+
+def _draw_box(width: int, height: int, px: int, spec: AugmentSpec, rng: np.random.Generator) -> Box:
+    official = spec.crop_area, spec.crop_ratio, spec.crop_attempts, rng
+    match spec.crop:
+        case "random":
+            return crop_box(width, height, spec, rng)
+        case "tensorflow":
+            return tensorflow_box(width, height, *official)
+        case "tensorflow_legacy":
+            return legacy_box(width, height, px, *official)
+        case "squash":
+            return 0, 0, width, height
 
 
 def _draw_ops(px: int, spec: AugmentSpec, magnitude: float, rng: np.random.Generator) -> list[Op]:

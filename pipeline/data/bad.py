@@ -90,7 +90,7 @@ def read_replacing(
 
 
 class Tally:
-    """Counts the bad samples of an attempt, the same on all ranks, and knows the budget.
+    """Counts the bad samples of a run, the same on all ranks, and knows the budget.
 
     Bad samples come in clumps: a shard is read by one lane, so by one rank within some hundred
     steps. Therefore the counts of all ranks are added, and `budget` of one epoch is allowed from
@@ -100,11 +100,15 @@ class Tally:
         spec: the policy.
         num_samples: of the split.
         global_batch: samples of a step.
+        steps: that attempts before this one have made.
+        bad: samples that were replaced in them.
     """
 
-    def __init__(self, spec: BadSpec, num_samples: int, global_batch: int) -> None:
-        self.bad = 0
-        self.used = 0
+    def __init__(
+        self, spec: BadSpec, num_samples: int, global_batch: int, steps: int = 0, bad: int = 0
+    ) -> None:
+        self.bad = bad
+        self.used = steps * global_batch
         self._spec, self._global_batch = spec, global_batch
         self._at_least = max(num_samples, ceil(1 / spec.budget))
         self._named: set[int] = set()
@@ -131,7 +135,7 @@ class Tally:
     def _explain(self) -> str:
         named = "; the first here: " + " | ".join(self._first) if self._first else ""
         return (
-            f"{self.bad} of {self.used} samples of this attempt could not be used and were "
+            f"{self.bad} of {self.used} samples of this run could not be used and were "
             f"replaced: more than loader.bad.budget {self._spec.budget:g} of an epoch or of those "
             f"used (each one is named in the log of its rank){named}; repair the shards, or raise "
             "the budget if so many may be missing"

@@ -2,7 +2,8 @@
 
 The settings are recorded with every registered model. "auto" is the official rule: from 320 px on
 the whole image is squashed to a square, below it the centre square of size / (size + 32) of the
-short edge is taken (preprocessing.py of google/automl, efficientnetv2).
+short edge is taken (preprocessing.py of google/automl, efficientnetv2). "center" is that of the
+older models (preprocess_legacy.py there): at every size, and an odd pixel to the left and above.
 """
 
 from typing import Literal
@@ -45,5 +46,6 @@ class PreprocessSpec(Spec):
         if squash:
             return 0, 0, width, height
         side = max(1, int(px / (px + CENTER_PADDING_PX) * min(width, height)))
-        left, top = (width - side + 1) // 2, (height - side + 1) // 2
+        odd = self.eval_resize == "center"
+        left, top = (width - side + odd) // 2, (height - side + odd) // 2
         return left, top, left + side, top + side

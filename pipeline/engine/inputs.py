@@ -16,8 +16,9 @@ from pipeline.data.mix import mix
 from pipeline.data.ops_device import apply_ops_batch
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.data.transfer import upload
-from pipeline.models.efficientnet import EfficientNet
+from pipeline.models.network import Network
 from pipeline.models.noise import Noise
+from pipeline.optim.loss import Kind as LossKind
 from pipeline.optim.loss import soft_targets
 from pipeline.plan.draws import Stream, keyed
 from pipeline.plan.plan import StepPlan
@@ -33,6 +34,8 @@ class Inputs:
     seed: int
     device: torch.device
     channels_last: bool
+    loss: LossKind = "softmax"
+    """Which loss the targets are for."""
 
     def images(self, uint8: Tensor) -> Tensor:
         """Return (B, 3, px, px) normalised floats for (B, px, px, 3) uint8 images."""
@@ -49,18 +52,19 @@ class Inputs:
             return values.view(2, 1, 3, 1, 1)
 
     def train(
-        self, batch: MicroBatch, plan: StepPlan, model: EfficientNet
+        self, batch: MicroBatch, plan: StepPlan, model: Network
     ) -> tuple[Tensor, Tensor, Noise]:
         """Return mixed images, soft targets (B, C) and the noise of one micro-batch."""
         key = (batch.step, batch.index)
         labels = batch.labels.to(self.device, non_blocking=True)
-        targets = soft_targets(labels, self.num_classes, self.label_smoothing)
+        targets = soft_targets(labels, self.num_classes, self.label_smoothing, self.loss)
         images, targets = mix(
             self.images(self._augmented(batch)),
             targets,
             plan.mixup,
             plan.cutmix,
             keyed(Stream.MIX, self.seed, *key),
+            plan.cutmix_labels == "mean",
         )
         noise = model.draw_noise(len(labels), plan.dropout, keyed(Stream.NOISE, self.seed, *key))
         return images, targets, Noise(*(upload(factors, self.device) for factors in noise))

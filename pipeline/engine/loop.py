@@ -1,29 +1,37 @@
-"""The loop over steps: when to report, evaluate, save and stop.
+"""The loop over steps: when to report, evaluate, save, stop and go back.
 
-A stop wish (a signal on any rank) is agreed by all ranks at a step boundary; the state is saved,
-committed, and only then does anybody leave.
+A stop wish (a signal on any rank) is agreed by all ranks in the step; the state is saved,
+committed, and only then does anybody leave. A step whose loss is not finite is left out; where that
+does not help, the training goes back to its last checkpoint and on behind the data in between.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.writer import Writer
 from pipeline.data.bad import Replaced, Tally
 from pipeline.data.batches import MicroBatch
+from pipeline.engine.guard import Course, Recovery, Trouble, given_up
 from pipeline.engine.pulse import Beat, Pulse
+from pipeline.engine.replicas import check_replicas, first_not_finite
+from pipeline.engine.settings import GuardSpec
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
 from pipeline.parallel.strategy import Tensors
 from pipeline.plan.plan import Plan, StepPlan
+from pipeline.spec import Failure
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What is known of a finished step; `plan.step` counts from 0, `step` from 1.
 
-    `bad_samples` counts those that all ranks replaced since this attempt began.
+    `bad_samples` counts those that all ranks replaced in the run so far, `bad_steps` the steps of
+    the run that were left out; `left_out` says whether this one was.
     """
 
     step: int
@@ -32,15 +40,18 @@ class StepReport:
     step_s: float
     data_wait_s: float
     bad_samples: int
+    left_out: bool = False
+    bad_steps: int = 0
 
 
 @dataclass(frozen=True)
 class Loop:
     """The parts that the loop drives and the intervals at which it does so.
 
-    `evaluate` is given the step, scores the averaged weights on all ranks and returns the metric
-    by which the best checkpoint is chosen. `writer` is there on rank 0 only. `tally` counts bad
-    samples; `name_bad` is given those that this rank meets for the first time.
+    `batches` starts at a batch of the endless stream. `evaluate` is given the step, scores the
+    averaged weights on all ranks and returns the metric by which the best checkpoint is chosen.
+    `writer` is there on rank 0 only. `tally` counts bad samples; `name_bad` is given those that
+    this rank meets for the first time. Without `recovery` there is no going back.
     """
 
     plan: Plan
@@ -55,6 +66,8 @@ class Loop:
     facts: dict[str, object]
     save_every: int
     evaluate_every: int
+    guard: GuardSpec = GuardSpec()
+    recovery: Recovery | None = None
 
 
 def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bool]:
@@ -64,36 +77,17 @@ def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bo
     the training is complete.
 
     Raises:
-        Failure: more samples were bad than the budget allows; on all ranks at the same step.
+        Failure: more samples were bad than the budget allows, losses stayed infinite or NaN, or the
+            replicas drifted apart; on all ranks at the same step.
         OSError: the last checkpoint could not be written.
     """
-    pulse = Pulse(loop.stepper.world)
-    total = loop.plan.total_steps
-    best = (state.best_metric, state.best_step)
-    step = state.step
-    clock = time.perf_counter()
-    timings: dict[int, tuple[float, float]] = {}
-    for batches in loop.batches(step):
-        share = loop.stepper.run(batches, loop.plan.at(step))
-        step += 1
-        now = time.perf_counter()
-        timings[step] = (now - clock, loop.data_wait_s())
-        clock = now
-        beat = pulse.exchange(step, share, bool(wish.reason), _name_bad(loop, batches))
-        _tell(loop, beat, timings)
-        stopping = beat is not None and beat.stop and step < total
-        if step % loop.evaluate_every == 0 or step == total:
-            best = _better(best, loop.evaluate(step), step)
-            clock = time.perf_counter()
-        if step % loop.save_every == 0 or step == total or stopping:
-            state = _save(loop, step, best)
-        if stopping:
-            break
-    _tell(loop, pulse.flush(), timings)
+    course, first, total = Course.of(state), state, loop.plan.total_steps
+    while isinstance(found := _go_on(loop, course, state, wish), Trouble):
+        course, state = _go_back(loop, course, found, first)
     if loop.writer is not None and not loop.writer.wait():
-        raise OSError(f"the last checkpoint, at step {step}, could not be written")
+        raise OSError(f"the last checkpoint, at step {found.step}, could not be written")
     loop.stepper.world.barrier()
-    return state, state.step >= total
+    return found, found.step >= total
 
 
 def restore(loop_stepper: Stepper, state: TrainState) -> None:
@@ -103,21 +97,100 @@ def restore(loop_stepper: Stepper, state: TrainState) -> None:
     loop_stepper.ema.module.load_state_dict(state.ema)
 
 
-def capture(stepper: Stepper, step: int, best: tuple[float | None, int | None]) -> TrainState:
-    """Collect the state after `step` steps (a collective); tensors may share memory."""
+def capture(stepper: Stepper, course: Course) -> TrainState:
+    """Collect the state of a training at `course` (a collective); tensors may share memory."""
     tensors = stepper.strategy.snapshot()
     everything = stepper.model.state_dict()
     buffers = {name: value for name, value in everything.items() if name not in tensors.weights}
     return TrainState(
-        step=step,
+        step=course.step,
         weights=tensors.weights,
         buffers=buffers,
         ema=dict(stepper.ema.module.state_dict()),
         slots=tensors.slots,
         scaler=tensors.scaler,
-        best_metric=best[0],
-        best_step=best[1],
+        best_metric=course.best[0],
+        best_step=course.best[1],
+        bad_steps=course.bad_steps,
+        windows=course.windows,
+        bad_samples=course.bad_samples,
     )
+
+
+def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> TrainState | Trouble:
+    """Train until the end, a stop or trouble; return the state last saved, or the trouble."""
+    pulse, total = Pulse(loop.stepper.world), loop.plan.total_steps
+    save_due = False
+    clock = time.perf_counter()
+    for batches in loop.batches(_next_batch(loop, course)):
+        beat = _step(loop, course, batches, pulse, wish)
+        now = time.perf_counter()
+        _tell(loop, course, beat, now - clock)
+        clock = now
+        if course.bad_in_a_row > loop.guard.max_bad_steps:
+            first = course.step - course.bad_in_a_row + 1
+            return Trouble(first, course.step, "the loss was not finite")
+        leaving = beat.stop or course.step == total
+        if course.step % loop.evaluate_every == 0 or course.step == total:
+            course.scored(loop.evaluate(course.step))
+            clock = time.perf_counter()
+        save_due = save_due or course.step % loop.save_every == 0
+        if leaving or (save_due and not course.bad_in_a_row):  # else there may be worse to come
+            save_due = False
+            state = _save(loop, course)
+            if isinstance(state, Trouble):
+                return state
+            saved = state
+        if leaving:
+            break
+    return saved
+
+
+def _next_batch(loop: Loop, course: Course) -> int:
+    """Return the batch of the endless stream that comes next."""
+    recovery = loop.recovery
+    return course.step if recovery is None else recovery.data.batch_of(course.step)
+
+
+def _step(
+    loop: Loop, course: Course, batches: list[MicroBatch], pulse: Pulse, wish: StopWish
+) -> Beat:
+    """Train one step and note it in `course`; all ranks get the same facts of it."""
+    plan, step = loop.plan.at(course.step), course.step + 1
+    bad_samples = _name_bad(loop, batches)
+
+    def agree(share: torch.Tensor) -> Callable[[], bool]:
+        pulse.send(step, share, bool(wish.reason), bad_samples)
+        return lambda: not pulse.read().is_bad
+
+    share = loop.stepper.run(batches, plan, agree)
+    beat = pulse.read()
+    course.step = step
+    if beat.is_bad:
+        course.bad_steps = (*course.bad_steps, step)
+        _name_bad_loss(loop, step, share)
+    return beat
+
+
+def _go_back(
+    loop: Loop, course: Course, trouble: Trouble, first: TrainState
+) -> tuple[Course, TrainState]:
+    """Restore the last checkpoint (or `first`, where this attempt began) and leave data out.
+
+    Raises:
+        Failure: that was done too often, or cannot be done.
+    """
+    recovery = loop.recovery
+    if recovery is None or len(course.windows) >= loop.guard.max_rollbacks:
+        allowed = None if recovery is None else loop.guard.max_rollbacks
+        raise Failure(given_up(trouble, course, allowed))
+    if loop.writer is not None:
+        loop.writer.wait()
+    state = recovery.newest() or first
+    restore(loop.stepper, state)
+    window = recovery.data.leave_out(state.step, course.step)
+    recovery.tell(trouble, window)
+    return replace(Course.of(state), windows=recovery.data.windows), state
 
 
 def _name_bad(loop: Loop, batches: list[MicroBatch]) -> int:
@@ -128,23 +201,34 @@ def _name_bad(loop: Loop, batches: list[MicroBatch]) -> int:
     return len(replaced)
 
 
-def _tell(loop: Loop, beat: Beat | None, timings: dict[int, tuple[float, float]]) -> None:
-    if beat is not None:
-        step_s, wait_s = timings.pop(beat.step)
-        plan = loop.plan.at(beat.step - 1)
-        loop.tally.add(beat.bad_samples)
-        loop.report(StepReport(beat.step, plan, beat.loss, step_s, wait_s, loop.tally.bad))
-        loop.tally.check()
+def _name_bad_loss(loop: Loop, step: int, share: torch.Tensor) -> None:
+    """Say on the rank itself that its loss was bad; the step failed, so it may take its time."""
+    if not torch.isfinite(share):
+        rank = loop.stepper.world.rank
+        print(f"rank {rank}: the loss of step {step} is {share.item()}: left out", flush=True)
 
 
-def _better(
-    best: tuple[float | None, int | None], metric: float, step: int
-) -> tuple[float | None, int | None]:
-    return (metric, step) if best[0] is None or metric > best[0] else best
+def _tell(loop: Loop, course: Course, beat: Beat, step_s: float) -> None:
+    plan, wait_s, tally = loop.plan.at(beat.step - 1), loop.data_wait_s(), loop.tally
+    tally.add(beat.bad_samples)
+    course.bad_samples = tally.bad
+    left_out, count = beat.is_bad, len(course.bad_steps)
+    loop.report(StepReport(beat.step, plan, beat.loss, step_s, wait_s, tally.bad, left_out, count))
+    tally.check()
 
 
-def _save(loop: Loop, step: int, best: tuple[float | None, int | None]) -> TrainState:
-    state = capture(loop.stepper, step, best)
+def _save(loop: Loop, course: Course) -> TrainState | Trouble:
+    """Save the state, unless its own numbers are infinite or NaN.
+
+    Raises:
+        Failure: the ranks hold different numbers.
+    """
+    state = capture(loop.stepper, course)
+    world = loop.stepper.world
+    if loop.guard.compare_ranks:
+        check_replicas(state, world)
+    if sick := first_not_finite(state, world):
+        return Trouble(course.step, course.step, f"'{sick}' is not finite, though the loss was")
     if loop.writer is not None:
         loop.writer.save(state, dict(loop.facts))
     return state

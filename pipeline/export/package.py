@@ -27,7 +27,7 @@ from pipeline.data.labels import LabelSpace
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.engine.inputs import Inputs
 from pipeline.export.weights import BrokenPackage, pack, unpack
-from pipeline.models.efficientnet import EfficientNet, build
+from pipeline.models.network import Network, build_network
 from pipeline.models.table import ModelSpec
 from pipeline.run.files import sync_folder
 from pipeline.spec import Misuse, Spec
@@ -52,7 +52,7 @@ class Package:
     """A finished model, in evaluation mode on the CPU; `digest` names its content."""
 
     spec: ModelSpec
-    model: EfficientNet
+    model: Network
     labels: LabelSpace
     preprocess: PreprocessSpec
     facts: Mapping[str, Any]
@@ -82,7 +82,7 @@ def write_package(
     Raises:
         ValueError: `state` does not fit the model or the number of labels.
     """
-    _check_state(state, build(model_spec, len(labels), None).state_dict())
+    _check_state(state, build_network(model_spec, len(labels), None).state_dict())
     config = PackageConfig(model=model_spec, num_classes=len(labels))
     contents = {
         WEIGHTS: pack(state),
@@ -125,7 +125,7 @@ def load_package(folder: Path, digest: str | None = None) -> Package:
             f"{folder}: config.json says format {config.format} and {config.num_classes} classes; "
             f"expected format 1 and the {len(labels)} classes of labels.json"
         )
-    model = build(config.model, config.num_classes, None).eval()
+    model = build_network(config.model, config.num_classes, None).eval()
     weights = unpack(contents[WEIGHTS], model.state_dict(), str(folder / WEIGHTS))
     model.load_state_dict(weights)
     return Package(config.model, model, labels, preprocess, facts, digest)

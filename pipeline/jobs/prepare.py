@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.data.manifest import Manifest
 from pipeline.data.sources import make_ready, open_manifest
 from pipeline.jobs.shards import check_shards
+from pipeline.models.count import check_sizes
 from pipeline.parallel.place import Place, check_divides, place_from
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recorded
@@ -13,6 +14,7 @@ from pipeline.run.files import read_json, write_atomically, write_json
 from pipeline.spec import Misuse, differences, dump
 from pipeline.tracking.settings import resolve_uri
 
+IMAGENET_CLASSES = 1000
 FREE_TO_CHANGE = (
     "runs",
     "strategy",
@@ -22,6 +24,7 @@ FREE_TO_CHANGE = (
     "loader.timeout_s",
     "loader.start_method",
     "loader.bad",
+    "guard",
     "checkpoint",
     "evaluate",
     "tracking",
@@ -50,8 +53,8 @@ def prepare(recipe: Recipe) -> Prepared:
     """Check a recipe against its data set and this world; writes nothing.
 
     Raises:
-        Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, or the
-            tracking address cannot be used.
+        Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, the
+            model cannot take the images, or the tracking address cannot be used.
     """
     manifest = open_manifest(recipe.data.path, recipe.data.shards)
     manifest.split(recipe.data.eval)
@@ -60,6 +63,9 @@ def prepare(recipe: Recipe) -> Prepared:
         resolve_uri(recipe.tracking)
     place = place_from(os.environ)
     check_divides(place.size, [stage.settings.micro_batches for stage in plan.stages])
+    recipe.model.together(place.size)
+    sizes = {f"stages.{stage.number}.px": stage.settings.px for stage in plan.stages}
+    check_sizes(recipe.model, sizes | {"preprocess.eval_px": recipe.preprocess.eval_px})
     return Prepared(recipe, manifest, plan, place)
 
 
@@ -126,23 +132,22 @@ def plan_text(recipe: Recipe, plan: Plan, manifest: Manifest | None) -> str:
 
     Without the `manifest` of the shards, the data card's number of classes is used.
     """
-    from pipeline.models.count import macs, params
-    from pipeline.models.table import TABLE
+    from pipeline.models.count import model_macs, model_params
 
-    row, classes = TABLE[recipe.model.name], num_classes(recipe, manifest)
+    model, classes = recipe.model, num_classes(recipe, manifest)
     head = [
-        f"{recipe.name}: {recipe.model.name}, {params(row, classes):,} parameters, "
+        f"{recipe.name}: {model.name}, {model_params(model, classes):,} parameters, "
         f"{recipe.variant} recipe, seed {recipe.seed}",
         f"data {recipe.data.name or recipe.data.path}, global batch {recipe.batch.global_size}, "
         f"{recipe.strategy.kind}, {recipe.compute.precision}",
     ]
     head += [f"source: {recipe.source}"] if recipe.source else []
     head += [f"expects: {recipe.expects}"] if recipe.expects else []
-    return "\n".join([*head, plan.table(lambda px: float(macs(row, px, classes)))])
+    return "\n".join([*head, plan.table(lambda px: float(model_macs(model, px, classes)))])
 
 
 def num_classes(recipe: Recipe, manifest: Manifest | None) -> int:
     """Return the classes of the shards, else of the data card, else ImageNet-1k's."""
     if manifest is not None:
         return manifest.num_classes
-    return recipe.data.num_classes or 1000
+    return recipe.data.num_classes or IMAGENET_CLASSES

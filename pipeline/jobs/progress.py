@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from pipeline.checkpoint.state import Window
 from pipeline.data.bad import Replaced
+from pipeline.engine.guard import Trouble
 from pipeline.engine.loop import StepReport
 from pipeline.engine.signals import StopWish
 from pipeline.jobs.prepare import Prepared
@@ -93,10 +95,16 @@ class Progress:
             "speed/images_per_s": images_per_s,
             "speed/data_wait": wait,
             "data/bad_samples": float(report.bad_samples),
+            "guard/bad_steps": float(report.bad_steps),
         }
         last = report.step == self._prepared.plan.total_steps
         if last or report.step % self._prepared.recipe.tracking.every_steps == 0:
             self.spool.metrics(report.step, values)
+        if report.left_out:
+            self.say(
+                f"step {report.step:>6}  left out: the loss is {report.loss} "
+                f"({report.bad_steps} such steps in this run)"
+            )
         now = time.monotonic()
         if last or plan.stage != self._stage or now - self._printed_s >= LINE_S:
             is_first = self._stage < 0
@@ -109,6 +117,17 @@ class Progress:
             )
             if is_first and self.memory is not None:
                 self.say(str(self.memory()))
+
+    def went_back(self, trouble: Trouble, window: Window) -> None:
+        """Tell that the training was sent back, and which data it leaves out."""
+        self.say(
+            f"steps {trouble.first} to {trouble.last}: {trouble.what}; going back to step "
+            f"{window.step} and leaving out batches {window.first} to {window.end - 1} of the data"
+        )
+        if self.spool is not None:
+            self.spool.rewind(window.step)
+            tag = {f"guard.window.{window.first}": f"{window.end} after step {window.step}"}
+            self.spool.tags(tag)
 
     def bad_samples(self, replaced: Sequence[Replaced]) -> None:
         """Name samples that could not be used, on the rank that met them."""

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
@@ -16,22 +15,18 @@ from pipeline.data.loader import StepLoader, TrainLoader
 from pipeline.data.order import Order
 from pipeline.data.sources import open_index
 from pipeline.data.transfer import DeviceLoader, device_loader
-from pipeline.engine.inputs import Inputs
+from pipeline.engine.guard import DataPlan, Recovery
 from pipeline.engine.loop import Loop, restore
 from pipeline.engine.loop import train as run_loop
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
+from pipeline.engine.warmup import rehearse_stages, rehearsed
 from pipeline.jobs.finish import finish
 from pipeline.jobs.prepare import Prepared
 from pipeline.jobs.progress import Progress
 from pipeline.jobs.scoring import Scoring
 from pipeline.jobs.start import first_weights
-from pipeline.models.efficientnet import EfficientNet
-from pipeline.optim.ema import Ema
-from pipeline.optim.groups import param_groups
-from pipeline.optim.loss import loss_fn
-from pipeline.optim.rmsprop import FIRST_SLOTS, RMSpropTF
-from pipeline.parallel.build import build_strategy
+from pipeline.jobs.stepper import build_stepper
 from pipeline.parallel.place import local_ranks
 from pipeline.parallel.world import World, open_world
 from pipeline.run.folder import Outcome, Status
@@ -50,20 +45,24 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
         progress = Progress(prepared, world, wish)
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)
-        stepper = _stepper(prepared, world, model)
+        stepper = build_stepper(recipe, prepared.manifest.num_classes, world, model)
         store = _store(prepared, _fence(lease, progress))
         state = _first_state(store, stepper, world, progress)
         scoring = Scoring(prepared, world, stepper, progress)
         if state.step < prepared.plan.total_steps:
-            on_host = _loader(prepared, world)
+            data = DataPlan(prepared.plan, state.windows)
+            on_host = _loader(prepared, world, data)
             progress.memory = on_host.memory
             loader = device_loader(
                 on_host, world.device, recipe.loader.decode, recipe.augment.device
             )
             stack.callback(loader.close)
             _warm_up(stepper, prepared, state.step)
+            rehearse_stages(stepper, prepared.plan, state.step)
             restore(stepper, state)
-            loop = _loop(prepared, stepper, loader, scoring, store, progress)
+            newest = partial(_newest, store, world, progress)
+            recovery = Recovery(data, newest, progress.went_back)
+            loop = _loop(prepared, stepper, loader, scoring, store, progress, recovery, state)
             state, complete = run_loop(loop, state, wish)
             if not complete:
                 return progress.saved(state.step)
@@ -80,21 +79,27 @@ def _loop(
     scoring: Scoring,
     store: Store,
     progress: Progress,
+    recovery: Recovery,
+    state: TrainState,
 ) -> Loop:
     recipe, plan, total = prepared.recipe, prepared.plan, prepared.plan.total_steps
     return Loop(
         plan=plan,
         stepper=stepper,
-        batches=loader.steps,
+        batches=lambda batch: rehearsed(loader.steps(batch), stepper, recovery.data, batch),
         data_wait_s=lambda: loader.wait_s,
         report=progress.step,
         evaluate=scoring.at_step,
         writer=Writer(store, progress.say) if stepper.world.is_first else None,
-        tally=Tally(recipe.loader.bad, plan.num_samples, plan.global_batch),
+        tally=Tally(
+            recipe.loader.bad, plan.num_samples, plan.global_batch, state.step, state.bad_samples
+        ),
         name_bad=progress.bad_samples,
         facts={"recipe": recipe.digest(), "data": prepared.manifest.digest()},
         save_every=recipe.checkpoint.interval(total),
         evaluate_every=recipe.evaluate.interval(total),
+        guard=recipe.guard,
+        recovery=recovery,
     )
 
 
@@ -115,47 +120,16 @@ def _fence(lease: Lease | None, progress: Progress) -> Callable[[], None]:
     return check
 
 
-def _stepper(prepared: Prepared, world: World, model: EfficientNet) -> Stepper:
-    recipe = prepared.recipe
-    model.to(world.device)
-    ema = Ema(model)
-    optimizer = RMSpropTF(
-        param_groups(model.named_parameters(), recipe.optim.weight_decay),
-        lr=0.0,
-        decay=recipe.optim.decay,
-        momentum=recipe.optim.momentum,
-        eps=recipe.optim.eps,
-    )
-    if recipe.compute.compile:
-        nn.Module.compile(model, dynamic=False)
-    strategy = build_strategy(
-        recipe.strategy, world, model, optimizer, recipe.compute.precision, FIRST_SLOTS
-    )
-    inputs = Inputs(
-        recipe.preprocess,
-        prepared.manifest.num_classes,
-        recipe.loss.label_smoothing,
-        recipe.seed,
-        world.device,
-        recipe.compute.channels_last,
-    )
-    return Stepper(world, model, strategy, ema, inputs, loss_fn(recipe.loss))
-
-
 def _first_state(store: Store, stepper: Stepper, world: World, progress: Progress) -> TrainState:
-    """Return the newest checkpoint's state (rank 0 chooses), else the state before step 1."""
-    choice = None
+    """Return the newest checkpoint's state, else the state before step 1."""
     if world.is_first:
         store.prepare()
-        newest = store.newest(progress.say)
-        choice = str(newest) if newest else None
-    choice = world.share(choice)
-    if choice is not None:
-        state = read(Path(choice))
+    if (state := _newest(store, world, progress)) is not None:
         progress.resume(state.step)
         return state
-    everything = {name: value.clone() for name, value in stepper.model.state_dict().items()}
-    names = {name for name, _ in stepper.model.named_parameters()}
+    first = stepper.ema.module  # a copy of the model from before it was sharded
+    everything = {name: value.clone() for name, value in first.state_dict().items()}
+    names = {name for name, _ in first.named_parameters()}
     return TrainState(
         step=0,
         weights={name: value for name, value in everything.items() if name in names},
@@ -165,10 +139,17 @@ def _first_state(store: Store, stepper: Stepper, world: World, progress: Progres
     )
 
 
-def _loader(prepared: Prepared, world: World) -> StepLoader:
+def _newest(store: Store, world: World, progress: Progress) -> TrainState | None:
+    """Return the state of the newest checkpoint that verifies; rank 0 chooses."""
+    newest = store.newest(progress.say) if world.is_first else None
+    choice = world.share(str(newest) if newest else None)
+    return read(Path(choice)) if choice is not None else None
+
+
+def _loader(prepared: Prepared, world: World, data: DataPlan) -> StepLoader:
     recipe = prepared.recipe
     common: dict[str, Any] = {
-        "plan": prepared.plan,
+        "plan": data,
         "global_batch": recipe.batch.global_size,
         "rank": world.rank,
         "world": world.size,
@@ -195,4 +176,6 @@ def _loader(prepared: Prepared, world: World) -> StepLoader:
 
 def _warm_up(stepper: Stepper, prepared: Prepared, step: int) -> None:
     plan = prepared.plan.at(step)
-    stepper.warm_up(plan.px, prepared.recipe.batch.global_size // plan.micro_batches)
+    recipe = prepared.recipe
+    together = recipe.model.together(stepper.world.size)
+    stepper.warm_up(plan.px, recipe.batch.global_size // plan.micro_batches * together)

@@ -1,29 +1,35 @@
 """BatchNorm whose running statistics change once per optimizer step, not once per forward pass.
 
-A micro-batch is normalised with its own statistics, as always; these are added up, and
-`commit_statistics` moves the running ones towards the mean over all micro-batches of all ranks.
-So the number of ranks and the order of their work leave no trace in the buffers.
+A micro-batch is normalised with its own statistics, as always (or with those of a group of them:
+`share_statistics`); these are added up, and `commit_statistics` moves the running ones towards the
+mean over all of them on all ranks. So the number of ranks and the order of their work leave no
+trace in the buffers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.models.shared_norm import Exchange, SharedNorm, shared_norm
+
 
 class StepBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over (B, C, H, W) that collects batch statistics until they are committed.
 
     `mean_sum` and `var_sum` (unbiased variance) are (C,) in fp32 and not part of the state dict;
-    there is no `num_batches_tracked`, since it would only count steps.
+    there is no `num_batches_tracked`, since it would only count steps. With `shared` set, the
+    statistics of a forward pass are those of a group of ranks.
     """
 
     running_mean: torch.Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     running_var: torch.Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     mean_sum: torch.Tensor
     var_sum: torch.Tensor
+    shared: SharedNorm | None = None
 
     def __init__(self, num_features: int, eps: float = 1e-3, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
@@ -36,6 +42,11 @@ class StepBatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
+        if self.shared is not None:
+            output, mean, var = self.shared(input, self.weight, self.bias, self.eps)
+            self.mean_sum.add_(mean)
+            self.var_sum.add_(var)
+            return output
         # With momentum 1 the buffers leave the kernel as this micro-batch's own statistics.
         mean, var = torch.zeros_like(self.mean_sum), torch.zeros_like(self.var_sum)
         output = F.batch_norm(
@@ -55,6 +66,26 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         nn.Module._load_from_state_dict(self, *args, **kwargs)
 
 
+def share_statistics(model: nn.Module, exchange: Exchange | None) -> None:
+    """Normalise with the statistics of all ranks in `exchange` from now on; None: of each alone."""
+    shared = None if exchange is None else shared_norm(exchange)
+    for layer in step_batch_norms(model):
+        layer.shared = shared
+
+
+@contextmanager
+def each_alone(model: nn.Module) -> Iterator[None]:
+    """Normalise without the other ranks for a while, so that none waits for one that fails."""
+    layers = step_batch_norms(model)
+    before = [layer.shared for layer in layers]
+    share_statistics(model, None)
+    try:
+        yield
+    finally:
+        for layer, shared in zip(layers, before, strict=True):
+            layer.shared = shared
+
+
 def commit_statistics(
     model: nn.Module,
     num_micro_batches_here: int,
@@ -63,6 +94,7 @@ def commit_statistics(
 ) -> None:
     """Move the running statistics once, by the mean over all micro-batches of the step.
 
+    What one forward pass takes together counts as one micro-batch here, on every rank.
     `all_reduce_sum` adds one flat tensor up over the ranks in place (None: this rank did all the
     work). Afterwards the collected sums are zero.
     """

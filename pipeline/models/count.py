@@ -1,10 +1,13 @@
-"""Parameters and multiply-adds of a row, counted without building it (and without torch)."""
+"""Parameters and multiply-adds of a model, counted without data or weights.
 
-from collections.abc import Iterator
+A row of the table is counted on paper, without torch; a model of timm is run on the meta device.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from pipeline.models.layout import Block, Layout, lay_out
-from pipeline.models.table import Row
+from pipeline.models.table import ModelSpec, Row
 
 
 class Conv(NamedTuple):
@@ -24,6 +27,45 @@ class Conv(NamedTuple):
     def weights(self) -> int:
         """Return the size of the weight."""
         return self.kernel**2 * self.inputs * self.outputs
+
+
+def model_params(spec: ModelSpec, num_classes: int) -> int:
+    """Count the trainable numbers of any model.
+
+    Raises:
+        Misuse: timm is not installed, or has no such model.
+    """
+    if spec.is_timm:
+        from pipeline.models.baseline_trial import baseline_params
+
+        return baseline_params(spec, num_classes)
+    return params(spec.row, num_classes)
+
+
+def model_macs(spec: ModelSpec, px: int, num_classes: int) -> int:
+    """Count the multiply-adds of one forward pass of any model on one image.
+
+    Raises:
+        Misuse: timm is not installed, has no such model, or it cannot take images of `px`.
+    """
+    if spec.is_timm:
+        from pipeline.models.baseline_trial import baseline_macs
+
+        return baseline_macs(spec, px, num_classes)
+    return macs(spec.row, px, num_classes)
+
+
+def check_sizes(spec: ModelSpec, sizes: Mapping[str, int]) -> None:
+    """Try the image sizes of `sizes` (px by field) on a model of timm, without data.
+
+    Raises:
+        Misuse: it cannot take one of them; names the field and the size it was made for.
+    """
+    if spec.is_timm:
+        from pipeline.models.baseline_trial import check_takes
+
+        for field, px in sizes.items():
+            check_takes(spec, field, px)
 
 
 def params(row: Row, num_classes: int) -> int:

@@ -7,11 +7,12 @@ from torch import nn
 from pipeline.models.blocks import ConvNorm, FusedMBConv, MBConv
 from pipeline.models.init import initialise
 from pipeline.models.layout import lay_out
-from pipeline.models.noise import Noise, draw_noise, drop_path_rates
+from pipeline.models.network import Network
+from pipeline.models.noise import Noise, drop_path_rates
 from pipeline.models.table import ModelSpec
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Network):
     """The network that `spec` names, with `num_classes` outputs.
 
     Constructed with PyTorch's own initial weights; `build` gives the official ones.
@@ -28,34 +29,20 @@ class EfficientNet(nn.Module):
         )
         self.head = ConvNorm(layout.blocks[-1].outputs, layout.head, spec)
         self.classifier = nn.Linear(layout.head, num_classes)
-
-    def forward(self, images: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        """Return logits (B, classes) of normalised float images (B, 3, px, px).
-
-        `noise` acts in training mode only; without it nothing is dropped.
-        """
-        features = self.features(images, noise)
-        if noise is not None and self.training:
-            features = features * noise.dropout.to(features.dtype)
-        return self.classifier(features)
+        rates = drop_path_rates(len(layout.blocks), spec.drop_path)
+        # Blocks without a skip are never dropped.
+        self.drop_rates = tuple(
+            rate if block.has_skip else 0.0
+            for rate, block in zip(rates, layout.blocks, strict=True)
+        )
 
     def features(self, images: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-        """Return the pooled features (B, head width) that the classifier works on."""
+        """Return the pooled features (B, head width), the means of the head's maps."""
         maps = self.stem(images)
         for index, block in enumerate(self.blocks):
             keep = noise.drop_path[index] if noise is not None and self.training else None
             maps = block(maps, keep)
         return self.head(maps).mean((2, 3))
-
-    def draw_noise(self, batch: int, dropout: float, rng: np.random.Generator) -> Noise:
-        """Draw masks for `batch` images with the stage's `dropout`, 0 <= dropout < 1 (on the CPU).
-
-        Drop-path rates are the model's own; blocks without a skip are never dropped.
-        """
-        rates = drop_path_rates(len(self.layout.blocks), self.spec.drop_path)
-        blocks = self.layout.blocks
-        used = [rate if block.has_skip else 0.0 for rate, block in zip(rates, blocks, strict=True)]
-        return draw_noise(used, dropout, batch, self.layout.head, rng)
 
 
 def build(spec: ModelSpec, num_classes: int, rng: np.random.Generator | None) -> EfficientNet:

@@ -45,7 +45,8 @@ def draw_noise(
     """
     paths = [_factors(rate, (batch,), rng) for rate in drop_path]
     features = _factors(dropout, (batch, head), rng)
-    return Noise(torch.from_numpy(np.stack(paths)), torch.from_numpy(features))
+    stacked = np.stack(paths) if paths else np.ones((0, batch), dtype=np.float32)
+    return Noise(torch.from_numpy(stacked), torch.from_numpy(features))
 
 
 def _factors(rate: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

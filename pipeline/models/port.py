@@ -15,6 +15,9 @@ from pipeline.models.table import ModelSpec
 from pipeline.spec import Misuse
 
 Library = Literal["torchvision", "timm"]
+Shape = tuple[int, ...]
+CLASSIFIER: dict[Library, str] = {"torchvision": "classifier.1", "timm": "classifier"}
+"""What the libraries call the head of these models."""
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # timm's (convolution, norm) for our expand, depthwise and project, by block and expansion.
 _TIMM: dict[tuple[str, bool], dict[str, tuple[str, str]]] = {
@@ -56,23 +59,59 @@ def translate(
     wanted = model.state_dict()
     theirs_by_ours = dict(_names(library, model))
     assert theirs_by_ours.keys() == wanted.keys()
-    left = {name for name in state if not name.endswith(".num_batches_tracked")}
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if not name.endswith(".num_batches_tracked")
+    }
+    expected = {theirs: tuple(wanted[ours].shape) for ours, theirs in theirs_by_ours.items()}
+    refuse_misfits(shapes, expected, library, model, source)
+    return {ours: state[theirs] for ours, theirs in theirs_by_ours.items()}
+
+
+def num_classes(state: Mapping[str, torch.Tensor], classifier: str, source: str) -> int:
+    """Return how many outputs the head named `classifier` in a state dict has.
+
+    Raises:
+        Misuse: there is no such head.
+    """
+    bias = state.get(f"{classifier}.bias")
+    if bias is None or bias.ndim != 1:
+        raise Misuse(
+            f"{source}: holds no '{classifier}.bias', so it is not the whole model, or another "
+            "one; name the file that the library itself loads"
+        )
+    return len(bias)
+
+
+def refuse_misfits(
+    found: Mapping[str, Shape],
+    expected: Mapping[str, Shape],
+    origin: str,
+    model: EfficientNet,
+    source: str,
+) -> None:
+    """Refuse tensors that are missing, left over or of another shape than `expected`.
+
+    Names and shapes are those of `origin`, a library or TensorFlow.
+
+    Raises:
+        Misuse: names the first five of them.
+    """
     problems: list[str] = []
-    for ours, theirs in theirs_by_ours.items():
-        if theirs not in left:
-            problems.append(f"'{theirs}' is missing")
-        elif state[theirs].shape != wanted[ours].shape:
-            have, need = tuple(state[theirs].shape), tuple(wanted[ours].shape)
-            problems.append(f"'{theirs}' has shape {have}, expected {need}")
-    problems += [f"'{name}' is left over" for name in sorted(left - {*theirs_by_ours.values()})]
+    for name, shape in expected.items():
+        if name not in found:
+            problems.append(f"'{name}' is missing")
+        elif found[name] != shape:
+            problems.append(f"'{name}' has shape {found[name]}, expected {shape}")
+    problems += [f"'{name}' is left over" for name in sorted(found.keys() - expected.keys())]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise Misuse(
-            f"{source}: not the {library} weights of '{model.spec.name}' with "
+            f"{source}: not the {origin} weights of '{model.spec.name}' with "
             f"{model.classifier.out_features} classes: {'; '.join(problems[:5])}{more}; "
             "choose the model and the number of classes that the weights were made for"
         )
-    return {ours: state[theirs] for ours, theirs in theirs_by_ours.items()}
 
 
 def _counterparts(library: Library) -> dict[str, ModelSpec]:
@@ -97,10 +136,10 @@ def _names(library: Library, model: EfficientNet) -> Iterator[tuple[str, str]]:
         last = blocks[-1].stage + 2
         ends = {"stem": ("features.0.0", "features.0.1")}
         ends["head"] = (f"features.{last}.0", f"features.{last}.1")
-        classifier, block_parts = "classifier.1", _torchvision_parts
+        block_parts = _torchvision_parts
     else:
         ends = {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
-        classifier, block_parts = "classifier", _timm_parts
+        block_parts = _timm_parts
     for part, theirs in ends.items():
         yield from _conv_norm(part, theirs)
     for index, block in enumerate(blocks):
@@ -109,7 +148,7 @@ def _names(library: Library, model: EfficientNet) -> Iterator[tuple[str, str]]:
                 yield from _with_bias(f"blocks.{index}.{part}", theirs[0])
             else:
                 yield from _conv_norm(f"blocks.{index}.{part}", theirs)
-    yield from _with_bias("classifier", classifier)
+    yield from _with_bias("classifier", CLASSIFIER[library])
 
 
 def _torchvision_parts(block: Block) -> dict[str, tuple[str, str]]:

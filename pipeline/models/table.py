@@ -6,13 +6,17 @@ that come in; `fused` is Fused-MBConv. Sources: EfficientNet (Tan & Le 2019) tab
 EfficientNetV2 (Tan & Le 2021) table 4, google/automl `effnetv2_configs.py`. No torch in here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.spec import Spec
+from pipeline.spec import Misuse, Spec
+
+TIMM = "timm/"
+"""What the name of a model of the timm library starts with: `timm/resnet50`."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,14 @@ class Row:
 
 
 class ModelSpec(Spec):
-    """Which row of the table, and how it is built.
+    """Which row of the table or which model of timm, and how it is built.
 
     `padding`: `symmetric` (PyTorch's habit) or `same` (TensorFlow's, for weights from there).
-    `drop_path`: the share of samples that skip the last block; block i of n has drop_path*i/n.
+    `drop_path`: the share of samples that skip the last block; block i of n has drop_path*i/n (in
+    timm's models by their own rule, where they drop branches at all).
     `bn_momentum`: the share of the new statistics in one update (PyTorch's sense of the word).
+    `bn_group`: consecutive micro-batches that share their BatchNorm statistics (officially 8).
+    A model of timm keeps its own padding and eps.
     """
 
     name: str
@@ -51,18 +58,56 @@ class ModelSpec(Spec):
     drop_path: float = Field(default=0.2, ge=0, lt=1)
     bn_eps: float = Field(default=1e-3, gt=0)
     bn_momentum: float = Field(default=0.1, gt=0, le=1)
+    bn_group: int = Field(default=1, ge=1, le=1024)
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
+        # A plain name only: timm would fetch code-free but unsealed weights for `hf-hub:...`.
+        if name.startswith(TIMM) and re.fullmatch(r"timm/\w+(\.\w+)?", name, re.ASCII):
+            return name
         if name not in TABLE:
-            raise ValueError(f"no such model; there are: {', '.join(TABLE)}")
+            raise ValueError(
+                f"no such model; there are: {', '.join(TABLE)}, and with timm installed "
+                "timm/NAME, for example timm/resnet50"
+            )
         return name
+
+    @model_validator(mode="after")
+    def _timm_keeps_its_own(self) -> Self:
+        if self.is_timm and (self.padding, self.bn_eps) != ("symmetric", 1e-3):
+            raise ValueError(
+                "a model of timm keeps its own padding and eps; remove model.padding and "
+                "model.bn_eps"
+            )
+        return self
+
+    @property
+    def is_timm(self) -> bool:
+        """Return whether this is a model of timm, which has no row."""
+        return self.name.startswith(TIMM)
 
     @property
     def row(self) -> Row:
         """Return the row of the table: architecture, `eval_px`, default `dropout`."""
         return TABLE[self.name]
+
+    def together(self, world: int) -> int:
+        """Return how many micro-batches one of `world` ranks takes through the model at once.
+
+        A group of `bn_group` micro-batches lies on consecutive ranks. Where there are fewer ranks
+        than that, each takes several of the group in one forward pass, so that the statistics
+        are those of the group whatever the world.
+
+        Raises:
+            Misuse: neither of the two numbers divides the other.
+        """
+        if world % self.bn_group and self.bn_group % world:
+            raise Misuse(
+                f"field 'model.bn_group' is {self.bn_group}: {world} ranks cannot share such "
+                "groups; take a number of ranks that divides it, or a multiple of it"
+            )
+        return max(1, self.bn_group // world)
 
 
 _V2_B = (

@@ -16,12 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.optim.blocks import Lists, in_blocks
+
 FIRST_SLOTS = {"square_avg": 1.0, "momentum_buffer": 0.0}
 """The optimizer's state for each parameter, and the value that it starts with."""
 
 
 class RMSpropTF(torch.optim.Optimizer):
-    """TF-semantics RMSProp; every operation is elementwise, so flat partitions give equal bits."""
+    """TF-semantics RMSProp; every operation is elementwise, so flat partitions give equal bits.
+
+    For the same reason it may go through the weights block by block, which on a CPU keeps a
+    block's ten operations in its cache. Slots lie in memory like their parameter: where layouts
+    differ, a GPU has no kernel for many tensors at once.
+    """
 
     def __init__(
         self,
@@ -41,29 +48,35 @@ class RMSpropTF(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             params = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if params:
-                self._step_group(params, group)
-
-    def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [parameter.grad for parameter in params if parameter.grad is not None]
-        squares, buffers = self._slots(params)
-        if group["weight_decay"]:
-            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
-        torch._foreach_mul_(squares, group["decay"])
-        torch._foreach_addcmul_(squares, grads, grads, value=1 - group["decay"])
-        roots = torch._foreach_add(squares, group["eps"])
-        torch._foreach_sqrt_(roots)
-        steps = torch._foreach_div(grads, roots)
-        torch._foreach_mul_(steps, group["lr"])
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, steps)
-        torch._foreach_sub_(params, buffers)
+            grads = [parameter.grad for parameter in params]
+            for some in in_blocks([params, grads, *self._slots(params)]):
+                _update(some, group)
 
     def _slots(self, params: list[Tensor]) -> list[list[Tensor]]:
         """Return each slot of `params`, made with its first value where it is new."""
+        slots: list[list[Tensor]] = [[] for _ in FIRST_SLOTS]
         for parameter in params:
             state = self.state[parameter]
-            for slot, first in FIRST_SLOTS.items():
+            for members, (slot, first) in zip(slots, FIRST_SLOTS.items(), strict=True):
                 if slot not in state:
                     state[slot] = torch.full_like(parameter, first)
-        return [[self.state[parameter][slot] for parameter in params] for slot in FIRST_SLOTS]
+                elif state[slot].stride() != parameter.stride():
+                    state[slot] = torch.empty_like(parameter).copy_(state[slot])
+                members.append(state[slot])
+        return slots
+
+
+def _update(tensors: Lists, group: dict[str, Any]) -> None:
+    """Apply the rule to lists of weights, gradients and both slots; gradients stay as they are."""
+    params, grads, squares, buffers = tensors
+    if group["weight_decay"]:
+        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+    torch._foreach_mul_(squares, group["decay"])
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - group["decay"])
+    roots = torch._foreach_add(squares, group["eps"])
+    torch._foreach_sqrt_(roots)
+    steps = torch._foreach_div(grads, roots)
+    torch._foreach_mul_(steps, group["lr"])
+    torch._foreach_mul_(buffers, group["momentum"])
+    torch._foreach_add_(buffers, steps)
+    torch._foreach_sub_(params, buffers)

@@ -3,7 +3,13 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.parallel.settings import DdpSpec, Precision, StrategySpec
+from pipeline.parallel.settings import (
+    ComputeSpec,
+    DdpSpec,
+    FsdpSpec,
+    StrategySpec,
+    check_fits,
+)
 from pipeline.parallel.strategy import Strategy
 from pipeline.parallel.world import World
 
@@ -13,14 +19,23 @@ def build_strategy(
     world: World,
     model: nn.Module,
     optimizer: Optimizer,
-    precision: Precision,
+    compute: ComputeSpec,
     first_slots: dict[str, float],
 ) -> Strategy:
-    """Wrap `model` (already on its device); `first_slots` says how optimizer slots begin."""
+    """Wrap `model` (already on its device); `first_slots` says how optimizer slots begin.
+
+    Raises:
+        Misuse: the settings cannot be had together.
+    """
+    check_fits(spec, compute)
     if isinstance(spec, DdpSpec):
         from pipeline.parallel.ddp import Ddp
 
-        return Ddp(world, model, optimizer, precision, first_slots)
+        return Ddp(spec, world, model, optimizer, compute, first_slots)
+    if isinstance(spec, FsdpSpec):
+        from pipeline.parallel.fsdp import Fsdp
+
+        return Fsdp(spec, world, model, optimizer, compute, first_slots)
     from pipeline.parallel.deepspeed import Deepspeed
 
-    return Deepspeed(spec, world, model, optimizer, precision, first_slots)
+    return Deepspeed(spec, world, model, optimizer, compute, first_slots)

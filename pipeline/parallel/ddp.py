@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.parallel.settings import Precision
-from pipeline.parallel.strategy import Compute, Tensors, load_scaler, scaler_state
+from pipeline.parallel.scaling import clip_by_global_norm, load_scaler, scaler_state
+from pipeline.parallel.settings import ComputeSpec, DdpSpec, Precision
+from pipeline.parallel.strategy import Compute, Tensors, autocast
 from pipeline.parallel.world import World
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Ddp:
@@ -23,32 +22,31 @@ class Ddp:
 
     def __init__(
         self,
+        spec: DdpSpec,
         world: World,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        precision: Precision,
+        compute: ComputeSpec,
         first_slots: dict[str, float],
     ) -> None:
-        on_gpu = world.device.type == "cuda"
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self._optimizer = optimizer
         self._first_slots = first_slots
         self._device = world.device
-        self._dtype = AUTOCAST.get(precision)
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
-        with warnings.catch_warnings():
-            # torch 2.15 renames the argument; 2.11 knows only the old name
-            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-            self._wrapped = DistributedDataParallel(
-                model,
-                device_ids=[world.device.index] if on_gpu else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+        self._precision: Precision = compute.precision
+        self._clip_norm = compute.clip_norm
+        self._scaler = torch.amp.GradScaler(
+            world.device.type, init_scale=compute.loss_scale, enabled=compute.precision == "fp16"
+        )
+        self._wrapped = _wrap(spec, world, model)
+
+    def forward(self, compute: Compute) -> torch.Tensor:
+        with self._wrapped.no_sync(), autocast(self._device, self._precision):
+            return compute(self._wrapped)
 
     def micro_step(self, compute: Compute, last: bool) -> torch.Tensor:
         with contextlib.nullcontext() if last else self._wrapped.no_sync():
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            with autocast(self._device, self._precision):
                 loss = compute(self._wrapped)
             self._scaler.scale(loss).backward()
         return loss.detach()
@@ -57,10 +55,20 @@ class Ddp:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
+        if self._clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            grads = [parameter.grad for parameter in self._names if parameter.grad is not None]
+            clip_by_global_norm(grads, self._clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=False)
         return not self._scaler.is_enabled() or self._scaler.get_scale() >= scale
+
+    def discard(self) -> None:
+        self._optimizer.zero_grad(set_to_none=False)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.detach() for parameter, name in self._names.items()}
 
     def snapshot(self) -> Tensors:
         slots = {
@@ -68,8 +76,7 @@ class Ddp:
             for parameter, name in self._names.items()
             for slot in self._first_slots
         }
-        weights = {name: parameter.detach() for parameter, name in self._names.items()}
-        return Tensors(weights, slots, scaler_state(self._scaler))
+        return Tensors(self.weights(), slots, scaler_state(self._scaler))
 
     @torch.no_grad()
     def restore(self, tensors: Tensors) -> None:
@@ -81,3 +88,16 @@ class Ddp:
                 value = torch.full_like(parameter, first) if whole is None else whole
                 state[slot] = value.to(parameter).clone(memory_format=torch.preserve_format)
         load_scaler(self._scaler, tensors.scaler)
+
+
+def _wrap(spec: DdpSpec, world: World, model: nn.Module) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # torch 2.15 renames the argument; 2.11 knows only the old name
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=spec.static_graph,
+        )

@@ -7,12 +7,16 @@ nothing of world sizes or strategies.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from pipeline.parallel.settings import Precision
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Compute = Callable[[nn.Module], torch.Tensor]
 """Takes the model as the strategy wraps it and returns this micro-batch's share of the loss."""
 
@@ -30,24 +34,15 @@ class Tensors:
     scaler: dict[str, float]
 
 
-def scaler_state(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
-    """Return what a gradient scaler has to remember; empty where there is none."""
-    if scaler is None or not scaler.is_enabled():
-        return {}
-    state = scaler.state_dict()
-    return {"scale": float(state["scale"]), "growth": float(state["_growth_tracker"])}
-
-
-def load_scaler(scaler: torch.amp.GradScaler | None, state: dict[str, float]) -> None:
-    """Set a gradient scaler to `state`; nothing where either is absent."""
-    if scaler is None or not scaler.is_enabled() or not state:
-        return
-    values = {"scale": state["scale"], "_growth_tracker": int(state["growth"])}
-    scaler.load_state_dict({**scaler.state_dict(), **values})
-
-
 class Strategy(Protocol):
-    """What the engine needs of DDP, DeepSpeed and whatever comes next."""
+    """What the engine needs of DDP, DeepSpeed, FSDP and whatever comes next."""
+
+    def forward(self, compute: Compute) -> torch.Tensor:
+        """Run a forward pass as `micro_step` does and return what `compute` does, with its graph.
+
+        Its gradients may be asked for (`torch.autograd.grad`), not accumulated.
+        """
+        ...
 
     def micro_step(self, compute: Compute, last: bool) -> torch.Tensor:
         """Run forward and backward of one micro-batch; gradients meet after the `last` one.
@@ -64,6 +59,17 @@ class Strategy(Protocol):
         """
         ...
 
+    def discard(self) -> None:
+        """Drop the gradients since the last step, on all ranks; the loss scale stays as it is."""
+        ...
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the whole fp32 weights on every rank, to be read before the next micro-step.
+
+        The live tensors where every rank has them; gathered (a collective) where they are sharded.
+        """
+        ...
+
     def snapshot(self) -> Tensors:
         """Collect weights and slots (a collective; tensors may share memory with the model)."""
         ...
@@ -71,3 +77,9 @@ class Strategy(Protocol):
     def restore(self, tensors: Tensors) -> None:
         """Overwrite weights and slots; without slots they become the optimizer's first ones."""
         ...
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which a model with fp32 weights computes in `precision`."""
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

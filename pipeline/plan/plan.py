@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.plan.durations import LengthSpec, make_clock
 from pipeline.plan.lr import LrSchedule, LrSpec, make_schedule
-from pipeline.plan.stages import Stage, StagesSpec
+from pipeline.plan.stages import CutmixLabels, Stage, StagesSpec
 from pipeline.spec import Misuse, Spec
 
 SMALLEST_MIX = 4  # under this, partners in mixup and cutmix are nearly always the same images
@@ -52,6 +52,7 @@ class StepPlan(NamedTuple):
     micro_batches: int
     lr: float
     ema_decay: float
+    cutmix_labels: CutmixLabels = "own"
 
 
 class Plan(NamedTuple):
@@ -90,6 +91,7 @@ class Plan(NamedTuple):
             micro_batches=settings.micro_batches,
             lr=self.lr.lr_at(step),
             ema_decay=self.ema.decay_at(step),
+            cutmix_labels=settings.cutmix_labels,
         )
 
     def table(
@@ -113,12 +115,14 @@ def make_plan(
     ema: EmaSpec,
     global_batch: int,
     num_samples: int,
+    smallest_px: int = 1,
 ) -> Plan:
     """Lay a training out in steps: stage s of n runs until step int((s + 1) * total / n).
 
     Args:
         global_batch: samples in one optimizer step, over all ranks.
         num_samples: samples in the training split.
+        smallest_px: the image side that the model's strides need.
 
     Raises:
         Misuse: a setting contradicts another; the message names both and the remedy.
@@ -131,6 +135,7 @@ def make_plan(
             "train longer (length.epochs) or use fewer stages"
         )
     for index, stage in enumerate(settings):
+        check_px(f"stages.{index}.px", stage.px, smallest_px)
         _check_micro_batches(index, stage, global_batch)
     ends = tuple((s + 1) * clock.total_steps // len(settings) for s in range(len(settings)))
     planned = tuple(
@@ -141,6 +146,19 @@ def make_plan(
     )
     schedule = make_schedule(lr, clock)
     return Plan(clock.total_steps, global_batch, num_samples, planned, ends, schedule, ema)
+
+
+def check_px(field: str, px: int, smallest_px: int) -> None:
+    """Refuse images that a model's strides would shrink to less than one pixel.
+
+    Raises:
+        Misuse: names `field`, its size and the smallest one that the model takes.
+    """
+    if px < smallest_px:
+        raise Misuse(
+            f"field '{field}' is {px}: the model's strides need images of {smallest_px} px or "
+            f"more; set {field}={smallest_px} or take a model with fewer strides (model.name)"
+        )
 
 
 def _check_micro_batches(index: int, stage: Stage, global_batch: int) -> None:

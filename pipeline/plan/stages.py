@@ -17,6 +17,8 @@ Px = Annotated[int, Field(ge=8, le=2048)]
 Magnitude = Annotated[float, Field(ge=0, le=100)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+CutmixLabels = Literal["own", "mean"]
+"""Cut images get the share of their own box, or all of them the mean share, as officially."""
 PROGRESSIVE = ("released", "paper", "arxiv_v1")
 
 
@@ -29,6 +31,7 @@ class Stage(Spec):
     cutmix: Magnitude = 0.0
     dropout: Rate = 0.0
     micro_batches: Count
+    cutmix_labels: CutmixLabels = "own"
 
 
 class StageOverride(Spec):
@@ -40,6 +43,7 @@ class StageOverride(Spec):
     cutmix: Magnitude | None = None
     dropout: Rate | None = None
     micro_batches: Count | None = None
+    cutmix_labels: CutmixLabels | None = None
 
 
 def _pair(value: Any) -> Any:
@@ -72,6 +76,7 @@ class StagesSpec(Spec):
     cutmix: Pair[Magnitude] = (0.0, 0.0)
     dropout: Pair[Rate] = (0.0, 0.0)
     micro_batches: Count | tuple[Count, ...] = 1
+    cutmix_labels: CutmixLabels = "own"
     explicit: tuple[Stage, ...] = ()
     overrides: dict[int, StageOverride] = {}
 
@@ -153,6 +158,7 @@ class StagesSpec(Spec):
             cutmix=_between(self.cutmix, ramp),
             dropout=_between(self.dropout, ramp),
             micro_batches=m[i] if isinstance(m, tuple) else m,
+            cutmix_labels=self.cutmix_labels,
         )
 
     def _size_px(self, i: int) -> int:

@@ -1,8 +1,9 @@
 """The plan as a text table: what a person checks before a long training is queued."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pipeline.plan.plan import Plan, PlannedStage
+from pipeline.plan.text import aligned
 
 _HEAD = ("stage", "steps", "epochs", "px", "randaug", "mixup", "cutmix", "dropout",
          "lr first", "lr last", "micro-batches")  # fmt: skip
@@ -16,7 +17,7 @@ def render(
     head += ["accumulate"] if world_size else []
     head += ["GMACs"] if macs_at else []
     rows = [head] + [_row(plan, stage, macs_at, world_size) for stage in plan.stages]
-    return "\n".join([*_aligned(rows), "", *_summary(plan, macs_at)]) + "\n"
+    return "\n".join([*aligned(rows), "", *_summary(plan, macs_at)]) + "\n"
 
 
 def mean_macs(plan: Plan, macs_at: Callable[[int], float]) -> float:
@@ -58,14 +59,6 @@ def _accumulation(micro_batches: int, world_size: int) -> str:
     return str(micro_batches // world_size)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-
-
 def _summary(plan: Plan, macs_at: Callable[[int], float] | None) -> list[str]:
     epochs = plan.total_steps * plan.global_batch / plan.num_samples
     lr = plan.lr
@@ -75,6 +68,10 @@ def _summary(plan: Plan, macs_at: Callable[[int], float] | None) -> list[str]:
         f"lr {lr.kind}, peak {lr.peak:g}, warmup {lr.warmup_steps:,} steps from 0; "
         f"ema {plan.ema.decay:g}{' with warmup' if plan.ema.warmup else ''}",
     ]
+    if any(
+        stage.settings.cutmix and stage.settings.cutmix_labels == "mean" for stage in plan.stages
+    ):
+        lines.append("labels of cut images get the mean share of all boxes, not their own")
     if macs_at:
         mean, last = mean_macs(plan, macs_at), macs_at(plan.stages[-1].settings.px)
         lines.append(

@@ -24,7 +24,13 @@ SETTINGS = (
     "checkpoint={every_steps: 20, keep: 3}",
     "evaluate={every_steps: 60}",
 )
-STRATEGIES = {"ddp": "strategy=ddp", "zero1": "strategy={kind: deepspeed, zero_stage: 1}"}
+STRATEGIES = {
+    "ddp": "strategy=ddp",
+    "zero1": "strategy={kind: deepspeed, zero_stage: 1}",
+    "zero3": "strategy={kind: deepspeed, zero_stage: 3, persistent_elements: 500}",
+    "fsdp": "strategy=fsdp",
+}
+CASES = [("ddp", 2), ("ddp", 4), ("zero1", 2), ("zero1", 4), ("zero3", 2), ("fsdp", 2)]
 KILL_FROM, LAST_STAGE = 26, 45
 
 
@@ -36,8 +42,7 @@ def wait_for_step(launcher, name: str, step: int, ranks, read_losses) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize(("strategy", "world"), CASES)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     launcher, read_losses, strategy: str, world: int
 ) -> None:

@@ -7,6 +7,20 @@ from pipeline.models import count
 from pipeline.models.efficientnet import EfficientNet
 from pipeline.models.table import TABLE, ModelSpec
 
+# Parameters and multiply-adds / 1e9 as printed on torchvision's model pages ("num_params" and
+# "GFLOPS" of resnet18, resnet50, regnet_y_400mf, convnext_tiny, mobilenet_v3_small, swin_t, vgg11,
+# vit_b_16).
+BASELINES = {
+    "resnet18": (11_689_512, 1.81),
+    "resnet50": (25_557_032, 4.09),
+    "regnety_004": (4_344_144, 0.40),
+    "convnext_tiny": (28_589_128, 4.46),
+    "mobilenetv3_small_100": (2_542_856, 0.06),
+    "swin_tiny_patch4_window7_224": (28_288_354, 4.49),
+    "vgg11": (132_863_336, 7.61),
+    "vit_base_patch16_224": (86_567_656, 17.56),
+}
+
 PARAMS = [(name, classes) for name, row in TABLE.items() for classes in row.params]
 GMACS = [(name, px) for name, row in TABLE.items() for px in row.gmacs]
 OWN = ("tiny", "v2_cifar")
@@ -53,3 +67,13 @@ def test_counts_of_other_sources() -> None:
     assert round(count.macs(TABLE["v2_l"], 480, 1000) / 1e9, 2) == 56.08
     assert round(count.params(TABLE["v2_s_arxiv_v1"], 1000) / 1e6) == 24
     assert round(count.macs(TABLE["v2_s_arxiv_v1"], 384, 1000) / 1e9, 1) == 8.6
+
+
+@pytest.mark.parametrize(("name", "published"), BASELINES.items())
+def test_baselines_have_the_published_parameters_and_multiply_adds(
+    name: str, published: tuple[int, float]
+) -> None:
+    """What is built with our BatchNorm and head is the model that the library's pages speak of."""
+    spec = ModelSpec(name=f"timm/{name}")
+    assert count.model_params(spec, 1000) == published[0]
+    assert round(count.model_macs(spec, 224, 1000) / 1e9, 2) == published[1]

@@ -38,6 +38,11 @@ def plan(repo: Path, name: str, num_train: int) -> Plan:
         ("transfer_finetune", 8_144, 10_000),  # Cars: the floor holds
         ("transfer_finetune", 50_000, 10_000),  # CIFAR
         ("v1_b0_1k", TRAIN, 107_336),
+        ("v1_b7_1k", TRAIN, 107_336),
+        ("v2_b2_1k", TRAIN, 107_336),
+        ("v2_b3_21k_ft1k", TRAIN, 36_801),
+        ("v2_b0_21k_released", FALL11, 186_332),
+        ("transfer_finetune_paper", 50_000, 10_000),
     ],
 )
 def test_total_steps(repo: Path, name: str, num_train: int, steps: int) -> None:
@@ -70,7 +75,23 @@ SIZES = {
     "v2_m_21k_ft1k": [480],
     "v2_l_21k_ft1k": [480],
     "v2_xl_21k_ft1k": [512],
+    "v2_b0_1k": [144, 160, 176, 192],
+    "v2_b1_1k": [144, 160, 176, 192],
+    "v2_b2_1k": [148, 168, 188, 208],
+    "v2_b3_1k": [156, 184, 212, 240],
+    "v2_b0_21k": [128, 149, 171, 192],
+    "v2_b3_21k": [128, 165, 203, 240],
+    "v2_b2_21k_released": [224],
+    "v2_b2_21k_ft1k": [256],
+    "v2_b3_21k_ft1k": [288],
     "v1_b0_1k": [176],
+    "v1_b1_1k": [192],
+    "v1_b2_1k": [208],
+    "v1_b3_1k": [240],
+    "v1_b4_1k": [304],
+    "v1_b5_1k": [352],
+    "v1_b6_1k": [416],
+    "v1_b7_1k": [480],
 }
 
 
@@ -170,6 +191,11 @@ def test_the_average_warms_up_like_tensorflows(repo: Path, name: str, decay: flo
         ("v2_s_1k", 3.49, 5.31, 34),
         ("v2_m_1k", 9.40, 15.74, 40),
         ("v2_l_1k", 21.45, 35.90, 40),
+        ("v2_b3_1k", 1.35, 1.91, 29),
+        # the paper's rule, by the same counter; no source prints these
+        ("v2_s_1k_paper", 2.96, 5.31, 44),
+        ("v2_m_1k_paper", 8.13, 15.65, 48),
+        ("v2_l_1k_paper", 18.53, 35.67, 48),
     ],
 )
 def test_compute_saved_by_growing_images(

@@ -6,14 +6,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.checkpoint.settings import CheckpointSpec
-from pipeline.checkpoint.state import PARTS, TrainState, equal, state_from
+from pipeline.checkpoint.state import PARTS, TrainState, Window, equal, state_from
 from pipeline.checkpoint.store import Store, read, read_facts
 from pipeline.checkpoint.writer import MAX_FAILURES, Writer
 from pipeline.run.lease import LeaseHeld
@@ -32,6 +32,9 @@ def make_state(step: int, best_step: int | None = None) -> TrainState:
         scaler={"scale": 1024.0, "growth": 3.0},
         best_metric=0.5,
         best_step=best_step,
+        bad_steps=(1,),
+        windows=(Window(0, 0, 2),),
+        bad_samples=3,
     )
 
 
@@ -227,8 +230,30 @@ def test_training_may_change_weights_while_they_are_written(store: Store) -> Non
 def test_every_field_of_a_state_survives(store: Store) -> None:
     state = make_state(8, best_step=6)
     again = read(store.commit(state.on_host(), {}))
-    for name in ("step", "scaler", "best_metric", "best_step", *PARTS):
+    names = ("step", "scaler", "best_metric", "best_step", "bad_steps", "windows",
+             "bad_samples", *PARTS)  # fmt: skip
+    for name in names:
         assert getattr(again, name), name
+    assert again.windows[0].end == 2
+    assert {field.name for field in fields(TrainState)} == set(names)
+
+
+def test_what_was_left_out_belongs_to_the_state(store: Store) -> None:
+    a = make_state(8)
+    assert not equal(a, replace(a, windows=()))
+    assert not equal(a, replace(a, bad_steps=(1, 2)))
+    values = json.loads((store.commit(a, {}) / "state.json").read_text())
+    assert values["windows"] == [{"step": 0, "first": 0, "end": 2}], "for people too"
+
+
+def test_a_checkpoint_from_before_anything_could_be_left_out_is_read(store: Store) -> None:
+    state = make_state(8)
+    values = {
+        k: v for k, v in state.scalars().items() if k not in ("bad_steps", "windows", "bad_samples")
+    }
+    old = state_from(values, state.tensors(), "state.json")
+    assert old.bad_steps == () and old.windows == () and old.bad_samples == 0
+    assert equal(old, replace(state, bad_steps=(), windows=(), bad_samples=0))
 
 
 def test_another_schema_is_refused_with_a_remedy() -> None:

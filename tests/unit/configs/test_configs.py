@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.chain import read_chain
+from pipeline.jobs.prepare import plan_text
 from pipeline.jobs.suite import load_suite
 from pipeline.models.table import TABLE
 from pipeline.recipe import DataSpec, Recipe, load_recipe
@@ -19,8 +20,12 @@ SUITES = [name for name in FILES if "tasks" in KINDS[name]]
 CHAINS = [name for name in FILES if "jobs" in KINDS[name]]
 RUNS = [name for name in FILES if name not in (*SUITES, *CHAINS)]
 PUBLISHED = [name for name in RUNS if re.match(r"v[12]_", name)]
+FINETUNES = ["transfer_finetune", "transfer_finetune_paper"]
 CARDS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
-SIZES = {"s": 384, "m": 480, "l": 480, "xl": 512}
+SIZES = {"s": 384, "m": 480, "l": 480, "xl": 512, "b0": 224, "b1": 240, "b2": 260, "b3": 300}
+
+
+COLUMNS = ("steps", "px", "randaug", "mixup", "cutmix", "dropout", "lr-first", "lr-last", "GMACs")
 
 
 @cache
@@ -35,6 +40,7 @@ PARTS = {
     "parts/lr_1k": {"length", "batch", "lr"},
     "parts/lr_21k": {"length", "batch", "lr"},
     "parts/lr_finetune": {"length", "batch", "lr", "ema"},
+    "parts/lr_finetune_paper": {"length", "batch", "lr", "optim", "ema"},
     "parts/pixels": {"augment", "preprocess"},
     "parts/pixels_legacy": {"augment", "preprocess"},
     "parts/pixels_finetune": {"augment", "preprocess"},
@@ -57,6 +63,18 @@ def test_every_run_loads_and_plans(name: str) -> None:
     assert plan.at(plan.total_steps - 1).lr >= 0
     assert loaded.name.replace("-", "_") == name
     assert loaded.source and loaded.expects
+    printed = plan_text(loaded, plan, None)
+    assert f"source: {loaded.source}" in printed and f"expects: {loaded.expects}" in printed
+    lines = printed.splitlines()
+    (head,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["stage"]]
+    assert set(COLUMNS) <= set(lines[head].replace("lr ", "lr-").split())
+    assert len(lines[head + 1 : lines.index("", head)]) == len(plan.stages)
+    assert re.search(r"GMACs an image forward on average, .* throughout: -?\d+% saved", printed)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *FINETUNES])
+def test_every_published_run_is_on_the_page_of_recipes(name: str) -> None:
+    assert f"`{name}`" in (CONFIGS.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -109,14 +127,15 @@ def test_the_cards_have_the_published_counts() -> None:
     assert counts["birdsnap"] == (47_386, 2_443, 500)
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "transfer_finetune"])
+@pytest.mark.parametrize("name", [*PUBLISHED, *FINETUNES])
 def test_published_runs_are_for_a_cluster(name: str) -> None:
     loaded = recipe(name)
     assert re.search(r"automl|Tan and Le", loaded.source)
     assert re.search(r"\d\d\.\d % top-1", loaded.expects)
+    assert not loaded.augment.antialias, "the official pixels"
     assert loaded.compute.precision == "bf16" and loaded.compute.channels_last
     assert loaded.loader.lanes == 256
-    finetune = name.endswith(("_ft1k", "finetune"))
+    finetune = name.endswith("_ft1k") or name in FINETUNES
     assert loaded.batch.global_size == (512 if finetune else 4096)
     assert loaded.loss.label_smoothing == (0.0 if "_21k" in name and not finetune else 0.1)
     for stage in loaded.stages.resolve():
@@ -144,6 +163,7 @@ def test_images_are_evaluated_at_the_models_size(name: str) -> None:
     assert loaded.preprocess.eval_px == (224 if name.endswith("_21k_released") else row.eval_px)
     assert not loaded.preprocess.antialias
     if loaded.variant == "released" and loaded.stages.kind == "released":
+        assert loaded.stages.resolve()[0].px > 128, "the first size is never trained"
         assert loaded.stages.resolve()[0].dropout == row.dropout
 
 
@@ -194,8 +214,9 @@ def test_finetuning_sees_whole_images_with_a_square_of_noise() -> None:
     assert recipe("v2_s_21k_ft1k").preprocess.box(500, 375, 384) == (0, 0, 500, 375)
 
 
-def test_the_older_models_take_autoaugment() -> None:
-    assert recipe("v1_b0_1k").augment.kind == "autoaugment_v0"
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if re.match(r"v[12]_b\d_1k", name)])
+def test_the_older_models_take_autoaugment(name: str) -> None:
+    assert recipe(name).augment.kind == "autoaugment_v0"
 
 
 def test_cifar_grows_from_20_to_32_px() -> None:
@@ -228,3 +249,19 @@ def test_every_launch_script_names_a_config_that_loads(script: str) -> None:
 def test_a_wrong_override_names_field_and_remedy(override: str, message: str) -> None:
     with pytest.raises(Misuse, match=message):
         recipe("v2_l_21k", override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch.global_size=4100"], "micro_batches' is 32: it must divide batch.global_size 4100"),
+        (["length={steps: 3}", "lr.warmup_epochs=0"], "3 steps cannot hold 4 stages"),
+        (["stages.px=[16, 380]"], "'stages.0.px' is 16: .* 32 px or more; set stages.0.px=32"),
+        (["preprocess.eval_px=31"], "'preprocess.eval_px' is 31: .* 32 px or more"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(Misuse, match=message):
+        recipe("v2_l_21k", *overrides).plan(1_281_167)

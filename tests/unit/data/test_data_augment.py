@@ -111,3 +111,24 @@ def test_wrong_settings_are_refused(wrong, message):
 
 def test_an_op_without_arguments_is_short():
     assert Op(CODES["Invert"]) == Op(CODES["Invert"], 0.0, 0, 0)
+
+
+@pytest.mark.parametrize("crop", ["tensorflow", "tensorflow_legacy"])
+def test_tensorflows_crops_are_keyed_and_lie_in_the_image(crop):
+    spec = AugmentSpec(crop=crop, crop_area=(0.05, 1.0), kind="none")
+    for number in range(50):
+        drawn = draw(400, 300, 64, spec, 0.0, rng(number))
+        left, top, right, bottom = drawn.box
+        assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+        assert drawn == draw(400, 300, 64, spec, 0.0, rng(number))
+        assert drawn.box != draw(400, 300, 64, AugmentSpec(kind="none"), 0.0, rng(number)).box
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (17, 16)])
+@pytest.mark.parametrize("crop", ["random", "tensorflow", "tensorflow_legacy"])
+def test_no_shape_of_an_image_has_no_crop(crop, shape):
+    for number in range(20):
+        width, height = shape
+        drawn = draw(width, height, 32, AugmentSpec(crop=crop), 5.0, rng(number))
+        left, top, right, bottom = drawn.box
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height

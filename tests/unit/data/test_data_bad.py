@@ -155,6 +155,14 @@ def test_the_budget_is_a_share_of_an_epoch_from_the_start_and_of_all_samples_lat
     assert after(Tally(spec, 1000, 100), [0] * 50 + [60]) == 51
 
 
+def test_another_attempt_goes_on_counting_where_the_one_before_stopped():
+    spec = BadSpec(policy="budget", budget=0.01)
+    assert after(Tally(spec, 1000, 100, steps=9, bad=10), [1]) == 1
+    tally = Tally(spec, 1000, 100, steps=20, bad=11)
+    assert (tally.bad, tally.used) == (11, 2000)
+    assert after(tally, [9]) is None
+
+
 def test_very_small_splits_may_have_one_bad_sample():
     """Else a budget of 0.1 % would allow none at all in 103 samples."""
     assert after(Tally(BUDGET, 103, 32), [1]) is None

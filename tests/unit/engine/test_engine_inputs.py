@@ -1,6 +1,7 @@
 """What the model sees of a micro-batch: augmented, normalised and mixed by keyed draws."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,29 @@ def test_a_batch_becomes_what_its_key_says(model: EfficientNet) -> None:
     assert torch.equal(noise.dropout, drawn.dropout)
     assert torch.equal(noise.drop_path, drawn.drop_path)
     assert not torch.equal(one.train(batch(0), plan(0.4, 0.4), model)[0], images)
+
+
+def test_labels_of_cut_images_are_weighed_as_the_plan_says(model: EfficientNet) -> None:
+    """The official mean over the half of the micro-batch that is cut, or each by its own box."""
+    official = plan(0.4, 0.4)._replace(cutmix_labels="mean")
+    own, mean = (inputs().train(batch(), way, model) for way in (plan(0.4, 0.4), official))
+    assert torch.equal(own[0], mean[0]), "images are the same"
+    half = B // 2
+    assert torch.equal(own[1][:half], mean[1][:half]) and not torch.equal(own[1], mean[1])
+    soft = soft_targets(batch().labels, K, 0.1)
+    expected = mix(own[0], soft, 0.4, 0.4, keyed(Stream.MIX, SEED, 7, 1), official_mean=True)
+    assert torch.equal(mean[1], expected[1])
+
+
+def test_a_sigmoid_loss_gets_every_label_whole(model: EfficientNet) -> None:
+    labels = torch.full((B, 2), -1)
+    labels[:, 0] = torch.arange(B) % K
+    labels[0, 1] = 3
+    pictures = batch()._replace(labels=labels)
+    _, shared, _ = inputs().train(pictures, plan(), model)
+    _, whole, _ = replace(inputs(), loss="sigmoid_mean").train(pictures, plan(), model)
+    assert shared[0].tolist() == pytest.approx([0.47, 0.02, 0.02, 0.47, 0.02])
+    assert whole[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.05])
 
 
 def test_operations_left_to_the_device_give_what_a_worker_would_have_made(

@@ -12,9 +12,10 @@ from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
 from pipeline.data.bad import BadSpec, Replaced, Tally
+from pipeline.engine.guard import Course
 from pipeline.engine.loop import Loop, StepReport, capture, train
-from pipeline.engine.pulse import Beat, Pulse
 from pipeline.engine.signals import StopWish
+from pipeline.engine.step import Agree
 from pipeline.parallel.strategy import Tensors
 from pipeline.parallel.world import World
 from pipeline.spec import Failure
@@ -35,9 +36,11 @@ class FakeStepper:
         self.model = SimpleNamespace(state_dict=lambda: {"w": self.weight, "bn": self.weight})
         self.ema = SimpleNamespace(module=SimpleNamespace(state_dict=lambda: {"w": self.weight}))
 
-    def run(self, batches: list[Any], plan: Any) -> torch.Tensor:
-        self.weight += 1
-        return torch.tensor(float(plan))
+    def run(self, batches: list[Any], plan: Any, agree: Agree) -> torch.Tensor:
+        share = torch.tensor(float(plan))
+        if agree(share)():
+            self.weight += 1
+        return share
 
 
 def make_loop(tmp_path: Path, stepper: FakeStepper, wish: StopWish, stop_at: int = -1, **kw: Any):
@@ -108,14 +111,14 @@ def test_a_checkpoint_holds_the_weights_of_its_step(tmp_path: Path) -> None:
     assert read(store.folder / "step-000000015").buffers.keys() == {"bn"}
 
 
-def test_a_stop_wish_is_agreed_a_step_later_saved_and_committed(tmp_path: Path) -> None:
+def test_a_stop_wish_is_agreed_in_its_step_saved_and_committed(tmp_path: Path) -> None:
     wish = StopWish()
     loop, told, _, store = make_loop(tmp_path, FakeStepper(), wish, stop_at=7)
     state, complete = train(loop, start(), wish)
     assert not complete
-    assert state.step == 8
-    assert (store.folder / "LATEST").read_text().strip() == "step-000000008"
-    assert told[-1].step == 8
+    assert state.step == 7
+    assert (store.folder / "LATEST").read_text().strip() == "step-000000007"
+    assert told[-1].step == 7
 
 
 def test_a_wish_at_the_very_end_finishes_the_training(tmp_path: Path) -> None:
@@ -150,8 +153,10 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
 
 
 def test_a_captured_state_splits_weights_from_buffers() -> None:
-    state = capture(FakeStepper(), 4, (0.1, 2))  # type: ignore[arg-type]
+    course = Course(4, (0.1, 2), (3,), ())
+    state = capture(FakeStepper(), course)  # type: ignore[arg-type]
     assert (state.step, state.best_metric, state.best_step) == (4, 0.1, 2)
+    assert state.bad_steps == (3,)
     assert state.weights.keys() == {"w"}
     assert state.buffers.keys() == {"bn"}
 
@@ -175,6 +180,19 @@ def test_bad_samples_are_counted_in_every_report_and_named_once(tmp_path: Path) 
     assert tally.used == 10 * TOTAL
 
 
+def test_a_saved_state_knows_how_many_samples_were_bad(tmp_path: Path) -> None:
+    loop, _, _, store = make_loop(
+        tmp_path,
+        FakeStepper(),
+        StopWish(),
+        tally=Tally(BadSpec(budget=0.1), 1000, 10),
+        bad={3: bad(7), 7: bad(7, 8)},
+    )
+    state, complete = train(loop, start(), StopWish())
+    assert complete and state.bad_samples == 3
+    assert read(store.folder / f"step-{TOTAL:09d}").bad_samples == 3
+
+
 def test_a_spent_budget_ends_the_attempt_after_its_step_is_reported(tmp_path: Path) -> None:
     loop, told, _, store = make_loop(
         tmp_path,
@@ -188,15 +206,3 @@ def test_a_spent_budget_ends_the_attempt_after_its_step_is_reported(tmp_path: Pa
     assert (told[-1].step, told[-1].bad_samples) == (7, 2)
     assert loop.writer is not None and loop.writer.wait()
     assert read(store.folder / "step-000000005").step == 5, "what was saved before stays"
-
-
-def test_the_pulse_is_read_a_step_later() -> None:
-    pulse = Pulse(WORLD)
-    assert pulse.flush() is None
-    assert pulse.exchange(1, torch.tensor(0.5), False, 3) is None
-    beat = pulse.exchange(2, torch.tensor(0.25), True, 0)
-    assert beat == Beat(1, 0.5, False, 3)
-    last = pulse.flush()
-    assert last is not None
-    assert (last.step, last.stop, last.bad_samples) == (2, True, 0)
-    assert pulse.flush() is None

@@ -1,11 +1,15 @@
 """`pipeline plan` answers before there is anything to train on."""
 
+import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from pipeline.__main__ import main
 from tests.unit.data.faulty_server import Fault, serving
+
+V2_S = "configs/v2_s_1k.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,167 @@ def test_a_shard_folder_with_a_broken_manifest_is_named(
     (tmp_path / "manifest.json").write_text("{")
     assert main(["plan", "configs/demo.yaml", f"data={tmp_path}"]) == 2
     assert f"{tmp_path}/manifest.json: cannot be read" in capsys.readouterr().err
+
+
+def test_a_cluster_is_priced_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", V2_S, "--gpu", "h100", "--nodes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "2 x 8 H100 SXM5, 400 Gbit/s a node: 16 ranks work" in out
+    for px in (171, 214, 257, 300):
+        assert re.search(rf"^ +\d +{px} +[\d,]+ +32 x 128 .* GiB ", out, re.M), px
+    for word in ("GPU-hours", "shards  ", "loading  ", "checkpoints  ", "memory  ", "Rests on"):
+        assert word in out, word
+
+
+def test_twice_the_nodes_take_about_half_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+    hours = []
+    for nodes in ("1", "2"):
+        assert main(["plan", V2_S, "--gpu", "A100", "--nodes", nodes]) == 0
+        found = re.search(r"^time +([\d.]+) h,", capsys.readouterr().out, re.M)
+        assert found
+        hours.append(float(found[1]))
+    assert 1.8 < hours[0] / hours[1] <= 2
+
+
+def test_without_a_gpu_nothing_is_priced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", V2_S]) == 0
+    assert "GPU-hours" not in capsys.readouterr().out
+
+
+def test_overrides_may_stand_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", V2_S, "batch.global_size=2048", "--gpu", "h100", "stages.micro_batches=16"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "global batch 2048" in out
+    assert " 16 x 128 " in out
+
+
+@pytest.mark.parametrize("word", ["nonsense", "--speed=8", "-x"])
+def test_what_is_no_override_is_still_refused(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", V2_S, "--gpu", "h100", word])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_a_job_without_overrides_takes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["register", "runs/x", "--late", "a=b"])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_a_measured_rate_replaces_the_published_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rates.yaml"
+    rows.write_text("rates: [{gpu: h100, model: v2_s, px: 300, images_s: 2000, source: node 7}]")
+    assert main(["plan", V2_S, "--gpu", "h100", "--rates", str(rows)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ +3 +300 +2,000 ", out, re.M)
+    assert "measured: 2,000 images/s of v2_s at 300 px (node 7)" in out
+    assert "estimated" not in out
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{gpu: tpu, model: v2_s, px: 300, images_s: 9, source: x}", ("rates.0.gpu", "h100")),
+        ("{gpu: h100, model: v2_s, px: 300, images_s: 0, source: x}", ("rates.0.images_s",)),
+        ("{gpu: h100, model: v2_s, px: 300, images_s: 9}", ("rates.0.source", "missing")),
+        ("{gpu: h100, model: v9, px: 300, images_s: 9, source: x}", ("'v9'", "v2_s")),
+    ],
+)
+def test_a_wrong_rate_is_named(
+    row: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rates.yaml"
+    rows.write_text(f"rates: [{row}]")
+    assert main(["plan", V2_S, "--gpu", "h100", "--rates", str(rows)]) == 2
+    error = capsys.readouterr().err
+    for word in (str(rows), *words):
+        assert word in error
+
+
+def test_scaling_is_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "scaling.svg"
+    words = ["plan", V2_S, "--gpu", "h100", "--scale", "1..512", "--plot", str(picture)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^ +512 +32 +480 ", out, re.M)
+    assert "every stage: 1, 2, 4, 8, 16, 32; what is more stays idle" in out
+    assert "it pays up to 32 cards" in out
+    root = ET.parse(picture).getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    dots = root.findall(f".//{svg}circle")
+    assert len(dots) == 3 * 10, "linear, as it is, cut: 1 to 512 cards"
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for dot in dots:
+        assert 0 < float(dot.attrib["cx"]) < width
+        assert 0 < float(dot.attrib["cy"]) < height
+    titles = "".join(title.text or "" for title in root.findall(f".//{svg}title"))
+    assert "the recipe as it is: 512 cards 31" in titles
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--nodes", "2"], ("--nodes needs --gpu", "h100")),
+        (["--scale", "1..8"], ("--scale needs --gpu",)),
+        (["--gpu", "tpu"], ("--gpu 'tpu'", "h100", "--rates")),
+        (["--gpu", "h100", "--nodes", "0"], ("--nodes is 0",)),
+        (["--gpu", "h100", "--gpus-per-node", "-1"], ("--gpus-per-node is -1",)),
+        (["--gpu", "h100", "--network-gbit", "0"], ("--network-gbit is 0",)),
+        (["--gpu", "h100", "--network-gbit", "nan"], ("--network-gbit is nan",)),
+        (["--gpu", "h100", "--scale", "8"], ("--scale '8'", "1..512")),
+        (["--gpu", "h100", "--plot", "x.svg"], ("--plot", "--scale")),
+        (["--gpu", "h100", "--nodes", "2", "--scale", "1..8"], ("--nodes and --scale",)),
+        (["--gpu", "h100", "--rates", "/nowhere.yaml"], ("/nowhere.yaml",)),
+    ],
+)
+def test_hardware_that_makes_no_sense_is_refused(
+    words: list[str], named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", V2_S, *words]) == 2
+    error = capsys.readouterr().err
+    for word in named:
+        assert word in error
+
+
+def test_a_picture_that_cannot_be_written_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["--gpu", "h100", "--scale", "1..8", "--plot", str(tmp_path / "file" / "x.svg")]
+    assert main(["plan", V2_S, *words]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_micro_batches_that_fit_are_measured_and_plan_again(
+    low_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "configs/demo.yaml", f"data={low_digits}", "stages={kind: fixed, px: 16}"]
+    assert main([*words, "--measure", "--ranks", "2", "--memory-gib", "2"]) == 0
+    found = re.search(r'"0": \{micro_batches: (\d+)\}', capsys.readouterr().out)
+    assert found
+    assert int(found[1]) % 2 == 0
+    assert main([*words, f"stages.0.micro_batches={found[1]}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--ranks", "2"], "--ranks and --memory-gib are of --measure"),
+        (["--memory-gib", "2"], "--ranks and --memory-gib are of --measure"),
+        (["--measure", "--ranks", "0"], "--ranks is 0"),
+        (["--measure", "--memory-gib", "0"], "memory is 0 GiB"),
+    ],
+)
+def test_measuring_that_makes_no_sense_is_refused(
+    words: list[str], named: str, low_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "configs/demo.yaml", f"data={low_digits}", *words]) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_the_plan_of_a_url_is_that_of_its_folder(

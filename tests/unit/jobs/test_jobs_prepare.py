@@ -18,6 +18,7 @@ FREE = {
     "loader.start_method": "loader.start_method=spawn",
     "loader.bad": "loader.bad.policy=budget",
     "data.shards": "data.shards.retries=9",
+    "guard": "guard.max_bad_steps=3",
     "checkpoint": "checkpoint.keep=9",
     "evaluate": "evaluate.batch=7",
     "tracking": "tracking.experiment=other",

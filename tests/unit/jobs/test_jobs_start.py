@@ -1,5 +1,6 @@
 """The first weights: drawn from the seed, or a finished model's with its head made to fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from pipeline.data.labels import LabelSpace
 from pipeline.data.manifest import load_manifest
 from pipeline.data.preprocess import PreprocessSpec
-from pipeline.export.package import Package, load_package, write_package
-from pipeline.jobs.start import adopt, first_weights, open_package
+from pipeline.export.package import load_package, write_package
+from pipeline.jobs.elsewhere import Origin
+from pipeline.jobs.start import adopt, first_weights, of_package, open_package
 from pipeline.models.efficientnet import EfficientNet, build
 from pipeline.models.table import ModelSpec
 from pipeline.parallel.world import World
@@ -32,12 +34,12 @@ def space(*classes: str) -> LabelSpace:
     return LabelSpace(name="test", classes=classes)
 
 
-def packed(folder: Path, labels: LabelSpace, **spec: Any) -> Package:
+def packed(folder: Path, labels: LabelSpace, **spec: Any) -> Origin:
     model = ModelSpec(**{"name": "tiny", **spec})
     state = drawn(len(labels), 7, model.name).state_dict()
     preprocess = PreprocessSpec(eval_px=32, eval_resize="squash")
     write_package(folder, model, state, labels, preprocess, {})
-    return load_package(folder)
+    return of_package("models:/parent/3", load_package(folder))
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def recipe(repo: Path, low_digits: Path) -> Recipe:
     return load_recipe(repo / "configs" / "demo.yaml", words)
 
 
-def parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def parts(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return trunk and head."""
     head = {name for name in state if name.startswith("classifier.")}
     assert head == {"classifier.weight", "classifier.bias"}
@@ -70,12 +72,12 @@ def test_the_seed_alone_decides_the_first_weights(repo: Path, low_digits: Path) 
 def test_the_trunk_is_taken_over_and_head_rows_follow_their_class_names(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    package = packed(tmp_path / "package", space("cat", "dog", "cow", "hen"))
+    origin = packed(tmp_path / "package", space("cat", "dog", "cow", "hen"))
     model = drawn(3, 1)
     _, fresh = parts(model.state_dict())
-    note = adopt(model, recipe, package, space("hen", "fox", "cat"))
+    note = adopt(model, recipe, origin, space("hen", "fox", "cat"))
     trunk, head = parts(model.state_dict())
-    old_trunk, old_head = parts(package.model.state_dict())
+    old_trunk, old_head = parts(origin.state)
     assert all(torch.equal(trunk[name], old_trunk[name]) for name in trunk)
     for name in head:
         assert torch.equal(head[name][0], old_head[name][3])
@@ -89,15 +91,15 @@ def test_equal_classes_give_the_very_same_model_and_no_common_one_a_new_head(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     labels = space("cat", "dog")
-    package = packed(tmp_path / "package", labels)
+    origin = packed(tmp_path / "package", labels)
     model = drawn(2, 1)
-    adopt(model, recipe, package, labels)
-    theirs = package.model.state_dict()
+    adopt(model, recipe, origin, labels)
+    theirs = origin.state
     assert all(torch.equal(t, theirs[name]) for name, t in model.state_dict().items())
     model = drawn(2, 1)
     _, fresh = parts(model.state_dict())
-    assert "0 of 2 classes" in adopt(model, recipe, package, space("fox", "owl"))
-    many = adopt(drawn(12, 1), recipe, package, space("cat", *(f"new-{n:02}" for n in range(11))))
+    assert "0 of 2 classes" in adopt(model, recipe, origin, space("fox", "owl"))
+    many = adopt(drawn(12, 1), recipe, origin, space("cat", *(f"new-{n:02}" for n in range(11))))
     assert many.endswith("new-08, new-09 and 1 more")
     _, head = parts(model.state_dict())
     assert all(torch.equal(head[name], fresh[name]) for name in head)
@@ -107,11 +109,11 @@ def test_another_architecture_is_refused_and_nothing_is_copied(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     labels = space("cat", "dog")
-    package = packed(tmp_path / "package", labels, name="v2_cifar")
+    origin = packed(tmp_path / "package", labels, name="v2_cifar")
     model = drawn(2, 1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(Misuse) as caught:
-        adopt(model, recipe, package, labels)
+        adopt(model, recipe, origin, labels)
     for words in ("'init.from' is 'models:/parent/3'", "v2_cifar", "model.name=tiny"):
         assert words in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -122,9 +124,9 @@ def test_weights_made_for_another_padding_or_epsilon_are_refused_with_the_settin
     recipe: Recipe, tmp_path: Path, name: str, value: object
 ) -> None:
     labels = space("cat", "dog")
-    package = packed(tmp_path / "package", labels, **{name: value})
+    origin = packed(tmp_path / "package", labels, **{name: value})
     with pytest.raises(Misuse, match=f"'model.{name}' is .*; set model.{name}={value}"):
-        adopt(drawn(2, 1), recipe, package, labels)
+        adopt(drawn(2, 1), recipe, origin, labels)
 
 
 def test_other_noise_in_training_is_no_other_model(recipe: Recipe, tmp_path: Path) -> None:

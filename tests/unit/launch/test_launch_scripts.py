@@ -12,10 +12,12 @@ from launch.target import training
 
 REPO = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((REPO / "launch").glob("*.sh"))
+SMALL = ("b0", "b1", "b2", "b3")
 NAMES = {
-    *(f"v2_{size}_1k" for size in "sml"),
-    *(f"v2_{s}_21k{end}" for s in ("s", "m", "l", "xl") for end in ("", "_released", "_ft1k")),
-    "v1_b0_1k",
+    *(f"v2_{size}_1k" for size in (*SMALL, *"sml")),
+    *(f"v2_{s}_21k{end}" for s in (*SMALL, "s", "m", "l", "xl")
+      for end in ("", "_released", "_ft1k")),
+    *(f"v1_b{number}_1k" for number in range(8)),
 }  # fmt: skip
 
 

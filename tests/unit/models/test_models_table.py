@@ -32,6 +32,7 @@ def test_an_unknown_model_is_answered_with_the_list_of_names() -> None:
         ("drop_path", -0.1),
         ("bn_eps", 0),
         ("bn_momentum", 1.5),
+        ("bn_group", 0),
         ("width", 2),
     ],
 )
@@ -43,6 +44,20 @@ def test_wrong_settings_are_named(field: str, value: object) -> None:
 def test_a_spec_leads_to_its_row() -> None:
     row = ModelSpec(name="v2_l").row
     assert (row.eval_px, row.dropout) == (480, 0.4)
+
+
+def test_a_group_spreads_over_ranks_or_is_taken_at_once() -> None:
+    spec = ModelSpec(name="tiny", bn_group=8)
+    assert {world: spec.together(world) for world in (1, 2, 4, 8, 16, 64)} == {
+        1: 8, 2: 4, 4: 2, 8: 1, 16: 1, 64: 1,
+    }  # fmt: skip
+    assert [ModelSpec(name="tiny").together(world) for world in (1, 3, 512)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("world", [3, 6, 12])
+def test_ranks_that_cannot_share_a_group_are_refused_with_the_remedy(world: int) -> None:
+    with pytest.raises(Misuse, match=f"'model.bn_group' is 8: {world} ranks cannot .* multiple"):
+        ModelSpec(name="tiny", bn_group=8).together(world)
 
 
 def test_all_models_of_the_papers_are_there() -> None:

@@ -73,3 +73,54 @@ def test_the_average_is_for_evaluation(module: Make) -> None:
 def test_another_model_is_refused(module: Make) -> None:
     with pytest.raises(KeyError):
         Ema(module(1)).update(nn.Linear(3, 3), 0.9)
+
+
+def test_a_bf16_model_is_averaged_in_fp32(module: Make) -> None:
+    """A difference of a ten-thousandth of a weight is under bf16's resolution of 2^-8."""
+    first, second = module(1).bfloat16(), module(2).bfloat16()
+    ema = Ema(first)
+    for _ in range(100):
+        ema.update(second, 0.9999)
+    for name, tensor in ema.module.state_dict().items():
+        if tensor.is_floating_point():
+            start, goal = first.state_dict()[name].double(), second.state_dict()[name].double()
+            assert tensor.dtype == torch.float32
+            expected = goal + (start - goal) * 0.9999**100
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_lie_elsewhere_are_taken_instead_of_the_models(module: Make) -> None:
+    """Under a strategy that shards them the model holds a part; buffers are always its own."""
+    first, second, third = module(1), module(2), module(3)
+    whole = {name: weight.detach() for name, weight in third.named_parameters()}
+    ema, expected = Ema(first), Ema(first)
+    ema.update(second, 0.9, whole)
+    for name, buffer in second.named_buffers():
+        third.get_buffer(name).copy_(buffer)
+    expected.update(third, 0.9)
+    for name, tensor in ema.module.state_dict().items():
+        assert torch.equal(tensor, expected.module.state_dict()[name]), name
+
+
+def test_tensors_that_were_replaced_are_followed(module: Make) -> None:
+    """Strategies and `Module.to` put other tensors in the place of those that were there first."""
+    first, second = module(1), module(2)
+    ema = Ema(first)
+    ema.update(first, 0.0)
+    first.get_submodule("1").running_mean = torch.full((4,), 7.0)
+    weight = second.state_dict()["0.weight"].clone()
+    first.get_submodule("0").weight = nn.Parameter(weight)
+    ema.update(first, 0.0)
+    state = ema.module.state_dict()
+    torch.testing.assert_close(state["1.running_mean"], torch.full((4,), 7.0))
+    torch.testing.assert_close(state["0.weight"], second.state_dict()["0.weight"])
+
+
+def test_two_models_may_be_followed_in_turn(module: Make) -> None:
+    first, second = module(1), module(2)
+    ema = Ema(first)
+    for model in (second, first, second):
+        ema.update(model, 0.0)
+        torch.testing.assert_close(
+            ema.module.state_dict()["3.weight"], model.state_dict()["3.weight"]
+        )

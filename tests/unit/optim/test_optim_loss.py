@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pipeline.optim.loss import loss_fn, soft_targets
+from pipeline.optim.loss import Kind, loss_fn, soft_targets
 from pipeline.optim.settings import LossSpec, RmspropSpec
 from pipeline.spec import Misuse, Spec
 
@@ -47,6 +47,15 @@ def test_targets_always_sum_to_one(labels: list[int], smoothing: float) -> None:
     targets = soft_targets(padded, 10, smoothing)
     assert targets.sum().item() == pytest.approx(1.0, abs=1e-5)
     assert targets.min() >= 0
+
+
+@pytest.mark.parametrize("kind", ["sigmoid_mean", "sigmoid_sum"])
+def test_labels_count_whole_for_the_sigmoid_losses(kind: Kind) -> None:
+    """Each class is a question of its own; smoothing draws its answer towards a half."""
+    labels = torch.tensor([[3, 1, -1], [2, -1, -1]])
+    assert soft_targets(labels, 4, 0.0, kind).tolist() == [[0, 1, 0, 1], [0, 0, 1, 0]]
+    smoothed = soft_targets(labels, 4, 0.2, kind)[1].tolist()
+    assert smoothed == pytest.approx([0.1, 0.1, 0.9, 0.1])
 
 
 def test_softmax_is_torchs_cross_entropy() -> None:

@@ -24,13 +24,14 @@ LR = {"kind": "constant", "peak": 0.05, "warmup_steps": 10}
 
 @pytest.fixture
 def plan() -> Callable[..., Plan]:
-    """Make a plan of so many steps; `stages`, `lr` and `ema` may be replaced."""
+    """Make a plan of so many steps; `stages`, `lr`, `ema` and the model's least px may be set."""
 
     def make(
         steps: int,
         stages: Mapping[str, Any] | Sequence[Any] = STAGES,
         lr: Mapping[str, Any] = LR,
         ema: Mapping[str, Any] | None = None,
+        smallest_px: int = 1,
     ) -> Plan:
         return make_plan(
             LengthSpec.parse({"steps": steps}, "test"),
@@ -39,6 +40,7 @@ def plan() -> Callable[..., Plan]:
             EmaSpec.parse(ema or {"decay": 0.99}, "test"),
             global_batch=64,
             num_samples=640,
+            smallest_px=smallest_px,
         )
 
     return make

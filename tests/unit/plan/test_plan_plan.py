@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.plan.plan import Plan
+from pipeline.spec import Misuse
 
 
 def test_stages_cover_every_step_once(plan: Callable[..., Plan]) -> None:
@@ -83,6 +84,35 @@ def test_contradictions_name_field_and_remedy(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan(**{"steps": 50, **changes})
+
+
+@pytest.mark.parametrize(("smallest", "index", "px"), [(17, 0, 16), (32, 0, 16)])
+def test_images_that_the_strides_would_shrink_to_nothing_are_refused(
+    plan: Callable[..., Plan], smallest: int, index: int, px: int
+) -> None:
+    with pytest.raises(Misuse, match=rf"'stages.{index}.px' is {px}: .* of {smallest} px or more"):
+        plan(steps=50, smallest_px=smallest)
+    assert plan(steps=50, smallest_px=16).total_steps == 50
+
+
+def test_the_first_stage_that_is_too_small_is_named(plan: Callable[..., Plan]) -> None:
+    stages = [{"px": px, "micro_batches": 4} for px in (64, 40, 24)]
+    with pytest.raises(Misuse, match=r"'stages.2.px' is 24: .* set stages.2.px=32"):
+        plan(steps=50, stages=stages, smallest_px=32)
+
+
+@pytest.mark.parametrize("steps", range(4, 24))
+def test_no_stage_has_zero_steps(plan: Callable[..., Plan], steps: int) -> None:
+    """As few steps as there are stages still give one to each."""
+    made = plan(steps=steps, lr={"kind": "constant", "peak": 1.0})
+    assert all(stage.end > stage.start for stage in made.stages)
+    assert sum(stage.end - stage.start for stage in made.stages) == steps
+
+
+def test_a_step_says_how_labels_of_cut_images_are_weighed(plan: Callable[..., Plan]) -> None:
+    stages = {"kind": "fixed", "px": 32, "cutmix": 0.2, "cutmix_labels": "mean"}
+    assert plan(steps=50, stages=stages).at(7).cutmix_labels == "mean"
+    assert plan(steps=50).at(7).cutmix_labels == "own"
 
 
 def test_small_micro_batches_pass_where_nothing_is_mixed(plan: Callable[..., Plan]) -> None:

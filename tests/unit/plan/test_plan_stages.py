@@ -55,6 +55,18 @@ def test_dropout_grows_in_the_paper_and_not_in_the_released_code() -> None:
         spec(kind="released", **RAMPED, dropout=[0.1, 0.4])
 
 
+def test_labels_of_cut_images_are_weighed_one_way_in_all_stages_unless_told_otherwise() -> None:
+    assert {s.cutmix_labels for s in spec(kind="paper", **RAMPED).resolve()} == {"own"}
+    told = spec(kind="paper", **RAMPED, cutmix_labels="mean", **{"2": {"cutmix_labels": "own"}})
+    assert [s.cutmix_labels for s in told.resolve()] == ["mean", "mean", "own", "mean"]
+
+
+def test_stages_recorded_before_there_was_a_choice_read_back_as_they_were() -> None:
+    recorded = spec(kind="paper", **RAMPED).model_dump(mode="json")
+    del recorded["cutmix_labels"]
+    assert StagesSpec.parse(recorded, "test") == spec(kind="paper", **RAMPED)
+
+
 def test_one_number_stands_for_a_range_that_does_not_move() -> None:
     stages = spec(kind="fixed", count=2, px=96, randaugment=7, dropout=0.2).resolve()
     assert stages == (Stage(px=96, randaugment=7.0, dropout=0.2, micro_batches=1),) * 2
@@ -110,6 +122,7 @@ def test_what_was_resolved_survives_being_written_and_read() -> None:
         ({"1": 64}, "stage '1' needs a field"),
         ({"1": {"pixels": 64}}, "overrides.1.pixels"),
         ({"explicit": [{"px": 32, "micro_batches": 1}]}, "a list of stages has no effect"),
+        ({"cutmix_labels": "half"}, "'own' or 'mean'"),
         ({"kind": "progressive"}, "'fixed', 'released', 'paper', 'arxiv_v1' or 'explicit'"),
     ],
 )

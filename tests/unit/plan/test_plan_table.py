@@ -46,6 +46,12 @@ def test_the_mean_cost_weighs_stages_by_their_steps(plan: Callable[..., Plan]) -
     assert mean_macs(made, square) == (16**2 + 2 * 32**2) / 3 * 1e6
 
 
+def test_another_weighing_of_cut_labels_is_told(plan: Callable[..., Plan]) -> None:
+    cut = {"kind": "fixed", "px": 32, "cutmix": 0.2}
+    assert "mean share" in plan(steps=50, stages={**cut, "cutmix_labels": "mean"}).table()
+    assert "mean share" not in plan(steps=50, stages=cut).table()
+
+
 def test_accumulation_is_printed_for_a_world(plan: Callable[..., Plan]) -> None:
     made = plan(steps=100)
     assert "accumulate" not in made.table()

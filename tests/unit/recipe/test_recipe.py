@@ -50,7 +50,11 @@ def test_another_strategy_does_not_inherit_the_settings_of_the_first(demo: Path)
     with pytest.raises(Misuse, match=r"strategy.*zero_stage' is unknown"):
         load_recipe(demo, ["strategy={kind: ddp, zero_stage: 1}"])
     with pytest.raises(Misuse, match="strategy"):
-        load_recipe(demo, ["strategy=fsdp"])
+        load_recipe(demo, ["strategy=horovod"])
+    with pytest.raises(Misuse, match=r"compute.compile is true, strategy.zero_stage 3"):
+        load_recipe(demo, ["strategy={kind: deepspeed, zero_stage: 3}", "compute.compile=true"])
+    with pytest.raises(Misuse, match=r"model.bn_group is 3, stages have .* micro-batches"):
+        load_recipe(demo, ["model.bn_group=3"])
 
 
 def test_lanes_must_hold_the_micro_batches_of_every_stage(demo: Path) -> None:

@@ -1,0 +1,12 @@
+#!/bin/bash
+# EfficientNet-B5 (V1) on ImageNet-1k, from scratch.
+#   sbatch launch/v1_b5_1k.sh [key=value ...]    from any folder; sbatch's own options go before it
+#SBATCH --job-name=v1_b5_1k --nodes=4 --ntasks-per-node=8 --gpus-per-node=8
+#SBATCH --cpus-per-task=12 --time=3-00:00:00
+#SBATCH --requeue --signal=B:USR2@180 --open-mode=append --output=%x-%j.log
+root=$(dirname "$0")/..  # inside a job $0 is a copy elsewhere, and SLURM knows the original
+if [ ! -f "$root/slurm/job.sh" ]; then
+    root=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's|^ *Command=||p')
+    root=${root%%/launch/v1_b5_1k.sh*}
+fi
+exec bash "$root/slurm/job.sh" train configs/v1_b5_1k.yaml "$@"
