@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.parallel.scaling import clip_by_global_norm, load_scaler, scaler_state
 from pipeline.parallel.settings import ComputeSpec, DdpSpec, Precision
-from pipeline.parallel.strategy import Compute, Tensors, autocast
+from pipeline.parallel.strategy import Compute, Tensors, autocast, set_lr
 from pipeline.parallel.world import World
 
 
@@ -52,8 +52,7 @@ class Ddp:
         return loss.detach()
 
     def step(self, lr: float) -> bool:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer, lr)
         scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
         if self._clip_norm:
             self._scaler.unscale_(self._optimizer)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.parallel.place import place_from
 from pipeline.parallel.scaling import LossScale, load_scaler, scaler_state
 from pipeline.parallel.settings import ComputeSpec, DeepspeedSpec, Precision
-from pipeline.parallel.strategy import Compute, Tensors, autocast
+from pipeline.parallel.strategy import Compute, Tensors, autocast, set_lr
 from pipeline.parallel.world import World
 from pipeline.parallel.zero3 import Partitions
 
@@ -76,8 +76,7 @@ class Deepspeed:
         return loss.detach()
 
     def step(self, lr: float) -> bool:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer, lr)
         before = self._scaler.get_scale() if self._scaler is not None else 0.0
         self._engine.step()
         if self._scaler is not None:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pipeline.parallel.scaling import clip_by_global_norm, load_scaler, scaler_state
 from pipeline.parallel.settings import ComputeSpec, FsdpSpec, Precision
-from pipeline.parallel.strategy import Compute, Tensors, autocast
+from pipeline.parallel.strategy import Compute, Tensors, autocast, set_lr
 from pipeline.parallel.world import World
 
 ROWS = [Shard(0)]
@@ -67,8 +67,7 @@ class Fsdp:
         return loss.detach()
 
     def step(self, lr: float) -> bool:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer, lr)
         scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
         with self._gradients() as grads:
             if self._clip_norm:

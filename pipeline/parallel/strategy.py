@@ -79,6 +79,12 @@ class Strategy(Protocol):
         ...
 
 
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give the learning rate of a step to all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which a model with fp32 weights computes in `precision`."""
     dtype = AUTOCAST.get(precision)

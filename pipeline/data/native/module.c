@@ -6,8 +6,7 @@
  *
  * and the operations on pixels of ops_module.c.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "module.h"
 
 #include "crop.h"
 #include "taps.h"
@@ -16,9 +15,7 @@
 #define MAX_SIDE 65500
 #define MAX_IDLE 16 /* decoders kept for the next images: as many threads hardly load at once */
 
-extern PyMethodDef ops_methods[];
-
-static bool use_vectors = true;
+bool use_vectors = true;
 
 /* Decoders that nobody uses at the moment; the interpreter's lock guards them. */
 static RegionDecoder *idle[MAX_IDLE];
@@ -107,7 +104,8 @@ static PyObject *py_vectors(PyObject *self, PyObject *on) {
 }
 
 static PyMethodDef methods[] = {
-    {"size", py_size, METH_O, "size(data) -> (width, height), from the header of a JPEG that may be for crop_resize."},
+    {"size", py_size, METH_O,
+     "size(data) -> (width, height), from the header of a JPEG that may be for crop_resize."},
     {"crop_resize", py_crop_resize, METH_VARARGS,
      "crop_resize(data, box, out, filter, flip) -> bool: False where another decoder must judge."},
     {"vectors", py_vectors, METH_O,

@@ -1,12 +1,9 @@
 /* apply(image, ops) for Python; module.c adds this table to the module. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "module.h"
 
 #include <math.h>
 
 #include "ops.h"
-
-static bool use_vectors = true;
 
 /* Take the memory of (height, width, 3) bytes in a row; -1 and an exception for anything else. */
 static int take_image(PyObject *object, Py_buffer *image) {
@@ -85,17 +82,8 @@ static PyObject *py_apply(PyObject *self, PyObject *args) {
     return done;
 }
 
-static PyObject *py_ops_vectors(PyObject *self, PyObject *on) {
-    int wanted = PyObject_IsTrue(on);
-    if (wanted < 0) return NULL;
-    use_vectors = wanted;
-    return PyBool_FromLong(use_vectors && has_vectors());
-}
-
 PyMethodDef ops_methods[] = {
     {"apply", py_apply, METH_VARARGS,
      "apply(image, ops): operations (code, value, x, y) on (height, width, 3) uint8, in place."},
-    {"ops_vectors", py_ops_vectors, METH_O,
-     "ops_vectors(on) -> bool: vectors(on) for apply."},
     {NULL, NULL, 0, NULL},
 };

@@ -89,11 +89,11 @@ def by_extension(image: np.ndarray, ops: list[Op]) -> np.ndarray:
 @pytest.fixture(params=["vectors", "plain"])
 def processor(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test with AVX2 and without."""
-    if request.param == "vectors" and not native.ops_vectors(True):
+    if request.param == "vectors" and not native.vectors(True):
         pytest.skip("this processor has no AVX2")
-    native.ops_vectors(request.param == "vectors")
+    native.vectors(request.param == "vectors")
     yield
-    native.ops_vectors(True)
+    native.vectors(True)
 
 
 def assert_same(image: np.ndarray, ops: list[Op], what: object = "") -> None:

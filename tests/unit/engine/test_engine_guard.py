@@ -1,7 +1,7 @@
 """Losses that are not finite: the step is left out, then the data, then the training ends."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,21 +14,11 @@ from pipeline.engine.loop import restore
 from pipeline.engine.settings import GuardSpec
 from pipeline.models.batchnorm import step_batch_norms
 from pipeline.parallel.settings import ComputeSpec
-from pipeline.parallel.world import World, open_world
+from pipeline.parallel.world import World
 from pipeline.spec import Failure
 from tests.unit.engine.small_training import STEPS, Training, make_plan_of, micro_batch
 
 NAN, INF = math.nan, math.inf
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    world = open_world(60)
-    yield world
-    world.close()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """One step: when the ranks are asked, and that asking changes nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,8 @@ from torch import Tensor
 
 from pipeline.checkpoint.state import equal
 from pipeline.engine.loop import restore
-from pipeline.parallel.world import World, open_world
+from pipeline.parallel.world import World
 from tests.unit.engine.small_training import Training, make_plan_of, micro_batch
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = open_world(60)
-    yield world
-    world.close()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from pipeline.optim.rmsprop import FIRST_SLOTS, RMSpropTF
 from pipeline.optim.settings import LossSpec
 from pipeline.parallel.build import build_strategy
 from pipeline.parallel.settings import ComputeSpec, DdpSpec, Precision
-from pipeline.parallel.world import World, open_world
+from pipeline.parallel.world import World
 from pipeline.plan.durations import LengthSpec
 from pipeline.plan.lr import LrSpec
 from pipeline.plan.plan import EmaSpec, Plan, make_plan
@@ -40,16 +40,6 @@ K, GLOBAL = 5, 16
 SIZES = (16, 24, 32)
 
 Make = Callable[..., Stepper]
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    opened = open_world(60)
-    yield opened
-    opened.close()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
