@@ -1,11 +1,12 @@
 """DistributedDataParallel: gradients averaged over ranks, everything else held by each of them.
 
 Buffers are not broadcast: BatchNorm statistics are combined once a step by the engine. Gradients
-live in the communication buckets, and while micro-batches add up nothing is sent.
+live in the communication buckets, and while micro-batches add up nothing is sent. A rank that is
+alone has nobody to average with: its model is left as it is, which saves a few per cent of a step.
 """
 
-import contextlib
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -38,14 +39,15 @@ class Ddp:
         self._scaler = torch.amp.GradScaler(
             world.device.type, init_scale=compute.loss_scale, enabled=compute.precision == "fp16"
         )
-        self._wrapped = _wrap(spec, world, model)
+        self._ddp = _wrap(spec, world, model) if world.size > 1 else None
+        self._wrapped = self._ddp or model
 
     def forward(self, compute: Compute) -> torch.Tensor:
-        with self._wrapped.no_sync(), autocast(self._device, self._precision):
+        with self._unsent(), autocast(self._device, self._precision):
             return compute(self._wrapped)
 
     def micro_step(self, compute: Compute, last: bool) -> torch.Tensor:
-        with contextlib.nullcontext() if last else self._wrapped.no_sync():
+        with nullcontext() if last else self._unsent():
             with autocast(self._device, self._precision):
                 loss = compute(self._wrapped)
             self._scaler.scale(loss).backward()
@@ -60,11 +62,15 @@ class Ddp:
             clip_by_global_norm(grads, self._clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=False)
+        self.discard()
         return not self._scaler.is_enabled() or self._scaler.get_scale() >= scale
 
     def discard(self) -> None:
-        self._optimizer.zero_grad(set_to_none=False)
+        self._optimizer.zero_grad(set_to_none=self._ddp is None)  # buckets must stay in place
+
+    def _unsent(self) -> AbstractContextManager[object]:
+        """Return the context in which gradients only add up."""
+        return nullcontext() if self._ddp is None else self._ddp.no_sync()
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach() for parameter, name in self._names.items()}
