@@ -23,8 +23,10 @@ def build_stepper(recipe: Recipe, num_classes: int, world: World, model: Network
     compute = recipe.compute
     set_kernels(compute.cudnn_benchmark, compute.tf32)
     model.to(world.device)
-    if compute.channels_last and isinstance(recipe.strategy, DdpSpec):
+    on_gpu = world.device.type == "cuda"
+    if compute.channels_last and on_gpu and isinstance(recipe.strategy, DdpSpec):
         # Else convolutions turn their weights in every pass; sharded strategies lay out their own.
+        # On the CPU it gains nothing, and all strategies have the same bits without it.
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     ema = Ema(model)
     group = neighbours(world, recipe.model.bn_group, compute.collective_timeout_s)

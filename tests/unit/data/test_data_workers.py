@@ -312,14 +312,17 @@ def test_nothing_is_left_open_when_feeds_come_and_go(feed):
 
 
 def test_the_footprint_counts_what_workers_have_of_their_own_and_nothing_else(feed):
-    """Not what they share with this process since the fork, and not the slots."""
+    """Not what they share with this process since the fork, and not the slots.
+
+    Of the ballast nothing; of other memory what counting references has touched since.
+    """
     ballast = np.ones(400 * MB, np.uint8)
     made = feed(Hoard(64 * MB, piece_images=0), at_once=2)
     assert made.footprint().workers_bytes == 0
     results = made.batches(range(2))
     made_by_both = [next(results) for _ in range(2)]  # the pixels: nobody else has touched them
     footprint = made.footprint()
-    assert 2 * 64 * MB < footprint.workers_bytes < 2 * (64 + 50) * MB
+    assert 2 * 64 * MB < footprint.workers_bytes < 2 * (64 + 300) * MB
     assert f"at most {footprint.slots} slots" in str(footprint) and "2 workers" in str(footprint)
     assert ballast.all() and len(made_by_both) == 2
 
