@@ -19,6 +19,7 @@ from data_prep.failure import Failed
 from data_prep.progress import Meter
 
 TASKS_AHEAD = 3
+WAKE_S = 1.0
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,10 +49,10 @@ def run(
         for task in tasks:
             pending.add(pool.submit(function, task))
             if len(pending) >= workers * TASKS_AHEAD:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done, pending = _some_of(pending)
                 yield from (future.result() for future in done)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, pending = _some_of(pending)
             yield from (future.result() for future in done)
     except BrokenProcessPool:
         pool.close()
@@ -62,6 +63,18 @@ def run(
         raise
     finally:
         pool.close()
+
+
+def _some_of(pending: set[Future[Result]]) -> tuple[set[Future[Result]], set[Future[Result]]]:
+    """Wait until some are done and return them and the rest.
+
+    Python looks for signals only between waits: one that comes just before a wait would be seen at
+    its end, so none is long.
+    """
+    done: set[Future[Result]] = set()
+    while not done:
+        done, pending = wait(pending, WAKE_S, FIRST_COMPLETED)
+    return done, pending
 
 
 class _Pool:

@@ -83,29 +83,13 @@ def _try_stages(
     for number, (stage, allowed) in enumerate(zip(stages, counts, strict=True)):
 
         def at(count: int, number: int = number, stage: Stage = stage) -> StepPlan:
-            return _step_plan(number, stage, count)
+            """Return a step of the stage with `count` micro-batches; the rates do not matter."""
+            other = stage.model_copy(update={"micro_batches": count})
+            return StepPlan.of(other, number, step=0, epoch=0.0, lr=0.0, ema_decay=1.0)
 
         trial = measure_micro_batch(stepper, at, size, allowed, limit_bytes)
         found.append(Found(number, stage, size // trial.batch, trial))
     return found
-
-
-def _step_plan(number: int, stage: Stage, micro_batches: int) -> StepPlan:
-    """Return a step of `stage` with other micro-batches; the rates do not matter."""
-    return StepPlan(
-        step=0,
-        epoch=0.0,
-        stage=number,
-        px=stage.px,
-        randaugment=stage.randaugment,
-        mixup=stage.mixup,
-        cutmix=stage.cutmix,
-        dropout=stage.dropout,
-        micro_batches=micro_batches,
-        lr=0.0,
-        ema_decay=1.0,
-        cutmix_labels=stage.cutmix_labels,
-    )
 
 
 def _limit_bytes(world: World, memory_gib: float | None) -> int:

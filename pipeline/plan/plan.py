@@ -54,6 +54,26 @@ class StepPlan(NamedTuple):
     ema_decay: float
     cutmix_labels: CutmixLabels = "own"
 
+    @classmethod
+    def of(
+        cls, stage: Stage, number: int, step: int, epoch: float, lr: float, ema_decay: float
+    ) -> "StepPlan":
+        """Return a step of stage `number`, whose settings are `stage`."""
+        return cls(
+            step=step,
+            epoch=epoch,
+            stage=number,
+            px=stage.px,
+            randaugment=stage.randaugment,
+            mixup=stage.mixup,
+            cutmix=stage.cutmix,
+            dropout=stage.dropout,
+            micro_batches=stage.micro_batches,
+            lr=lr,
+            ema_decay=ema_decay,
+            cutmix_labels=stage.cutmix_labels,
+        )
+
 
 class Plan(NamedTuple):
     """A training laid out in steps; made by `make_plan`, immutable and picklable."""
@@ -79,20 +99,9 @@ class Plan(NamedTuple):
     def at(self, step: int) -> StepPlan:
         """Return what step `step` (0 .. total_steps - 1) does; about two microseconds."""
         index, settings = self.stage_at(step)[2:]
-        return StepPlan(
-            step=step,
-            epoch=step * self.global_batch / self.num_samples,
-            stage=index,
-            px=settings.px,
-            randaugment=settings.randaugment,
-            mixup=settings.mixup,
-            cutmix=settings.cutmix,
-            dropout=settings.dropout,
-            micro_batches=settings.micro_batches,
-            lr=self.lr.lr_at(step),
-            ema_decay=self.ema.decay_at(step),
-            cutmix_labels=settings.cutmix_labels,
-        )
+        epoch = step * self.global_batch / self.num_samples
+        lr, ema_decay = self.lr.lr_at(step), self.ema.decay_at(step)
+        return StepPlan.of(settings, index, step, epoch, lr, ema_decay)
 
     def table(
         self, macs_at: Callable[[int], float] | None = None, world_size: int | None = None
