@@ -57,8 +57,8 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
                 on_host, world.device, recipe.loader.decode, recipe.augment.device
             )
             stack.callback(loader.close)
+            rehearse_stages(stepper, prepared.plan, state.step)  # first: it says what would fit
             _warm_up(stepper, prepared, state.step)
-            rehearse_stages(stepper, prepared.plan, state.step)
             restore(stepper, state)
             newest = partial(_newest, store, world, progress)
             recovery = Recovery(data, newest, progress.went_back)
