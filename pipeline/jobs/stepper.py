@@ -1,7 +1,5 @@
 """From a recipe to what makes its steps: model, average, optimizer, strategy, inputs."""
 
-import torch
-
 from pipeline.engine.inputs import Inputs
 from pipeline.engine.kernels import compile_model, set_kernels
 from pipeline.engine.step import Stepper
@@ -12,8 +10,8 @@ from pipeline.optim.groups import param_groups
 from pipeline.optim.loss import loss_fn
 from pipeline.optim.rmsprop import FIRST_SLOTS, RMSpropTF
 from pipeline.parallel.build import build_strategy
+from pipeline.parallel.layout import lay_out
 from pipeline.parallel.neighbours import neighbours
-from pipeline.parallel.settings import DdpSpec
 from pipeline.parallel.world import World
 from pipeline.recipe import Recipe
 
@@ -23,11 +21,7 @@ def build_stepper(recipe: Recipe, num_classes: int, world: World, model: Network
     compute = recipe.compute
     set_kernels(compute.cudnn_benchmark, compute.tf32)
     model.to(world.device)
-    on_gpu = world.device.type == "cuda"
-    if compute.channels_last and on_gpu and isinstance(recipe.strategy, DdpSpec):
-        # Else convolutions turn their weights in every pass; sharded strategies lay out their own.
-        # On the CPU it gains nothing, and all strategies have the same bits without it.
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    lay_out(model, recipe.strategy, compute)
     ema = Ema(model)
     group = neighbours(world, recipe.model.bn_group, compute.collective_timeout_s)
     share_statistics(model, group)
