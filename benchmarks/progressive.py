@@ -39,9 +39,9 @@ class Result(NamedTuple):
 def main() -> None:
     """Train what is missing and print the table."""
     options = _options()
-    results: dict[str, list[Result]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[Result]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:
-        for arm in ARMS:
+        for arm in options.arms:
             result = _result(arm, seed, options)
             results[arm].append(result)
             line = f"seed {seed}, {arm}: {100 * result.top1:.2f} % after {result.cpu_s:.0f} s"
@@ -57,6 +57,7 @@ def _options() -> argparse.Namespace:
     add("--data", default="data/cifar10", help="the shards (data/cifar10)")
     add("--runs", type=Path, default=Path("runs/progressive"), help="where runs are kept")
     add("--epochs", type=int, default=8, help="length of each training (8)")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which ways (all)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser.parse_args()
 

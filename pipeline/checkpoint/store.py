@@ -15,6 +15,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +27,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.state import PARTS, TrainState, state_from
 from pipeline.run.files import read_json, sync_folder, write_atomically, write_json
+from pipeline.spec import Failure
 
 STATE = "state.json"
+PATIENCE_S = 60.0
+"""NFS clients keep what they know of a folder for as long (acdirmax)."""
 _NAME = re.compile(r"step-(\d{9})")
 
 
@@ -118,6 +123,28 @@ class Store:
         return [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
+def await_whole(path: Path, patience_s: float = PATIENCE_S) -> Path:
+    """Return the checkpoint that rank 0 chose, once this host sees all of its files.
+
+    A network file system may show a folder to other hosts some seconds late.
+
+    Raises:
+        Failure: it does not come into sight.
+    """
+    deadline = time.monotonic() + patience_s
+    while missing := _missing(path):
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"{path}: rank 0 reads this checkpoint, but {socket.gethostname()} does not see "
+                f"{missing} after {patience_s:.0f} s; is field 'runs' on a file system that all "
+                "nodes share?"
+            )
+        time.sleep(0.1)
+        for _ in path.parent.glob("step-*"):  # listing makes a client ask the server anew
+            break
+    return path
+
+
 def read(path: Path) -> TrainState:
     """Read a committed checkpoint; `Store.newest` has verified it."""
     tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
@@ -137,6 +164,18 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _missing(path: Path) -> str | None:
+    """Name a file of a checkpoint that is not here in its full size; None where all are."""
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict):
+        return "manifest.json"
+    for name, facts in manifest["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            return name
+    return None
 
 
 def _damage(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.state import TrainState
-from pipeline.checkpoint.store import Store, read
+from pipeline.checkpoint.store import Store, await_whole, read
 from pipeline.checkpoint.writer import Writer
 from pipeline.data.bad import Tally
 from pipeline.data.loader import StepLoader, TrainLoader
@@ -143,7 +143,7 @@ def _newest(store: Store, world: World, progress: Progress) -> TrainState | None
     """Return the state of the newest checkpoint that verifies; rank 0 chooses."""
     newest = store.newest(progress.say) if world.is_first else None
     choice = world.share(str(newest) if newest else None)
-    return read(Path(choice)) if choice is not None else None
+    return read(await_whole(Path(choice))) if choice is not None else None
 
 
 def _loader(prepared: Prepared, world: World, data: DataPlan) -> StepLoader:

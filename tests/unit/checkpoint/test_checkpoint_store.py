@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 
 from pipeline.checkpoint.settings import CheckpointSpec
 from pipeline.checkpoint.state import PARTS, TrainState, Window, equal, state_from
-from pipeline.checkpoint.store import Store, read, read_facts
+from pipeline.checkpoint.store import Store, await_whole, read, read_facts
 from pipeline.checkpoint.writer import MAX_FAILURES, Writer
 from pipeline.run.lease import LeaseHeld
+from pipeline.spec import Failure
 
 LAST = torch.channels_last
 
@@ -136,6 +138,19 @@ def test_what_a_killed_writer_left_is_cleared_and_never_read(store: Store) -> No
     assert store.newest(print) is None
     store.prepare()
     assert not litter.exists()
+
+
+def test_a_rank_waits_until_its_host_sees_what_rank_0_chose(store: Store, tmp_path: Path) -> None:
+    path = store.commit(make_state(3), {})
+    hidden = tmp_path / "hidden"
+    path.rename(hidden)
+    comes = threading.Timer(0.3, lambda: hidden.rename(path))
+    comes.start()
+    assert equal(read(await_whole(path, patience_s=30)), make_state(3))
+    comes.join()
+    os.truncate(path / "ema.safetensors", 5)
+    with pytest.raises(Failure, match=r"does not see ema.safetensors .* field 'runs'"):
+        await_whole(path, patience_s=0.2)
 
 
 def test_a_process_that_lost_the_run_cannot_commit(tmp_path: Path) -> None:
