@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.sources import make_ready, open_manifest
+from pipeline.jobs.continued import check_continues
 from pipeline.jobs.shards import check_shards
 from pipeline.models.count import check_sizes
 from pipeline.parallel.place import Place, check_divides, place_from
@@ -97,10 +98,16 @@ def record(prepared: Prepared, accept_changes: bool) -> None:
     """Write the recipe and plan into the run's folder; refuse another recipe than recorded.
 
     Raises:
-        Misuse: the run was started with other settings or images; each difference is listed.
+        Misuse: the run was started with other settings or images; each difference is listed. Or
+            its checkpoints are of another model or label space, which cannot be accepted.
     """
     recipe, folder = prepared.recipe, prepared.recipe.folder
-    changes = _changes(prepared) if folder.recipe.is_file() else []
+    changes: list[str] = []
+    if folder.recipe.is_file():
+        recorded = load_recorded(folder)
+        changes = _changes(prepared, recorded)
+        if accept_changes:  # else all differences are listed, these among them
+            check_continues(folder, recorded.model, recipe.model, prepared.manifest.labels)
     if changes and not accept_changes:
         raise Misuse(
             f"{folder.recipe}: the run was started with other settings:\n  "
@@ -114,10 +121,10 @@ def record(prepared: Prepared, accept_changes: bool) -> None:
     write_atomically(folder.path / "plan.txt", text + "\n")
 
 
-def _changes(prepared: Prepared) -> list[str]:
+def _changes(prepared: Prepared, recorded: Recipe) -> list[str]:
     """Name what differs from the recorded run and defines what is trained."""
     recipe, folder = prepared.recipe, prepared.recipe.folder
-    lines = differences(load_recorded(folder).values(), recipe.values())
+    lines = differences(recorded.values(), recipe.values())
     lines = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
     known, images = read_json(folder.path / DATA), _images(prepared.manifest)
     return lines + (differences(known, images, "data.") if isinstance(known, dict) else [])

@@ -21,6 +21,7 @@ from pipeline.engine.loop import train as run_loop
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
 from pipeline.engine.warmup import rehearse_stages, rehearsed
+from pipeline.jobs.continued import LABELS, check_shapes
 from pipeline.jobs.finish import finish
 from pipeline.jobs.prepare import Prepared
 from pipeline.jobs.progress import Progress
@@ -105,7 +106,7 @@ def _loop(
 
 def _store(prepared: Prepared, fence: Callable[[], None]) -> Store:
     recipe = prepared.recipe
-    papers = {"labels.json": prepared.manifest.labels.model_dump(mode="json")}
+    papers = {LABELS: prepared.manifest.labels.model_dump(mode="json")}
     return Store(recipe.folder.checkpoints, recipe.checkpoint.keep, fence, papers)
 
 
@@ -124,10 +125,12 @@ def _first_state(store: Store, stepper: Stepper, world: World, progress: Progres
     """Return the newest checkpoint's state, else the state before step 1."""
     if world.is_first:
         store.prepare()
+    first = stepper.ema.module  # a copy of the model from before it was sharded
     if (state := _newest(store, world, progress)) is not None:
+        where = f"{store.folder}: the checkpoint after step {state.step}"
+        check_shapes(state, first.state_dict(), where)
         progress.resume(state.step)
         return state
-    first = stepper.ema.module  # a copy of the model from before it was sharded
     everything = {name: value.clone() for name, value in first.state_dict().items()}
     names = {name for name, _ in first.named_parameters()}
     return TrainState(
