@@ -16,7 +16,8 @@ from launch.ranks import End, free_port, meeting_port, rank_environment
 from pipeline.run.folder import DONE, MISUSE, SAVED
 
 GRACE_CRASH_S = 5.0
-"""After a crash the peers' collectives fail within a second and rank 0 still writes why."""
+"""After a crash the peers' collectives fail within a second and rank 0 still writes why. After a
+refusal they may wait for a rank that never joins them, as srun's --kill-on-bad-exit has it too."""
 GRACE_END_S = 60.0
 """After an orderly end of one rank the others may take so long (as `srun --wait=60`)."""
 
@@ -37,7 +38,7 @@ class LocalStep:
         for rank, code in enumerate(codes):
             if code is not None and self._is_worse(code):
                 self._first = (rank, code)
-                grace = GRACE_END_S if code in (DONE, MISUSE, SAVED) else GRACE_CRASH_S
+                grace = GRACE_END_S if code in (DONE, SAVED) else GRACE_CRASH_S
                 self._deadline = min(self._deadline, time.monotonic() + grace)
         if None in codes:
             if time.monotonic() > self._deadline:

@@ -89,6 +89,15 @@ def test_an_orderly_end_is_no_reason_to_kill(launcher):
     assert (end.code, end.died, end.note) == (75, False, "")
 
 
+def test_a_refusal_by_one_rank_ends_the_others_that_wait_for_it(launcher):
+    """Rank 0 alone looks at the shards and the lease; the others wait to meet it for minutes."""
+    started = time.monotonic()
+    code = "if os.environ['RANK'] == '0': sys.exit(2)\ntime.sleep(60)"
+    end = wait(launcher.start(python(code), 2, 0))
+    assert (end.code, end.died, end.note) == (2, False, "")
+    assert time.monotonic() - started < 15
+
+
 def test_a_crash_explains_more_than_an_orderly_end_before_it(launcher):
     code = "time.sleep(0.3 * int(os.environ['RANK'])); sys.exit(3 * int(os.environ['RANK']))"
     end = wait(launcher.start(python(code), 2, 0))
