@@ -106,7 +106,7 @@ def check_world(target: Training, script: Path | None, ranks: int | None, found:
         )
         return
     number = ranks or (request_of(script).ranks if script else 1)
-    note = idle_note(number, target.micro_batches)
+    note = idle_note(number, target.micro_batches, target.recipe.model.bn_group)
     if note:
         found.warnings.append(f"ranks    {note}")
     else:

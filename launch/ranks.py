@@ -1,12 +1,13 @@
 """What both ways to start ranks share: the contract, the world's size and the meeting point."""
 
 import hashlib
-import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from pipeline.plan.scaling import makes_groups, worlds_sharing
 
 FIRST_PORT, NUM_PORTS = 20000, 10000
 
@@ -55,22 +56,29 @@ class Launcher(Protocol):
         ...
 
 
-def largest_world(capacity: int, micro_batches: Sequence[int]) -> int:
-    """Return the most ranks, at most `capacity`, that share every stage's micro-batches."""
-    shared = math.gcd(*micro_batches)
-    return max(size for size in range(1, capacity + 1) if shared % size == 0)
+def largest_world(capacity: int, micro_batches: Sequence[int], bn_group: int = 1) -> int:
+    """Return the most ranks, at most `capacity`, that share every stage's micro-batches.
+
+    `bn_group` micro-batches have their batch norm in common; ranks must be able to make such
+    groups too (`ModelSpec.together`).
+    """
+    return max(size for size in worlds_sharing(micro_batches, bn_group) if size <= capacity)
 
 
-def idle_note(capacity: int, micro_batches: Sequence[int]) -> str:
+def idle_note(capacity: int, micro_batches: Sequence[int], bn_group: int = 1) -> str:
     """Say which places stay empty and what would fill them; empty where all work."""
-    world = largest_world(capacity, micro_batches)
+    world = largest_world(capacity, micro_batches, bn_group)
     if world == capacity:
         return ""
     counts = ", ".join(map(str, dict.fromkeys(micro_batches)))
+    groups, remedy = "", f"set stages.micro_batches to a multiple of {capacity}, or "
+    if bn_group > 1:
+        groups = f" in groups of {bn_group} (model.bn_group)"
+    if not makes_groups(capacity, bn_group):
+        remedy = ""  # no number of micro-batches would do
     return (
         f"{world} of {capacity} ranks work and {capacity - world} stay idle: the stages have "
-        f"{counts} micro-batches; set stages.micro_batches to a multiple of {capacity}, or ask "
-        f"for {world} ranks"
+        f"{counts} micro-batches{groups}; {remedy}ask for {world} ranks"
     )
 
 

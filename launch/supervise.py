@@ -42,9 +42,10 @@ def supervise(arguments: Sequence[str], local_ranks: int | None = None) -> int:
                 _roll_call(launcher, target)
             except LostRanks as error:
                 return give_up_allocation(target.folder, job, str(error))
-        if note := idle_note(launcher.capacity, target.micro_batches):
+        needs = target.micro_batches, target.recipe.model.bn_group
+        if note := idle_note(launcher.capacity, *needs):
             say(note)
-        world = largest_world(launcher.capacity, target.micro_batches)
+        world = largest_world(launcher.capacity, *needs)
         return run_attempts(launcher, Work(command, world, target.folder), job, stop)
 
 

@@ -154,7 +154,8 @@ def _print_cost(
         hardware.gpu.lower(), hardware.nodes or 1, hardware.gpus_per_node, hardware.network_gbit
     )
     if hardware.scale is None:
-        print(estimate_text(job, estimate(job, cluster, world_for(planned, cluster.capacity))))
+        world = world_for(planned, cluster.capacity, recipe.model.bn_group)
+        print(estimate_text(job, estimate(job, cluster, world)))
     else:
         _print_scaling(recipe.name, job, cluster, hardware.scale, hardware.plot)
 

@@ -43,6 +43,7 @@ def job_of(
         evaluations=-(-plan.total_steps // interval),
         kept=recipe.checkpoint.keep + 2,  # the best one, and the one being written
         own=own,
+        bn_group=recipe.model.bn_group,
     )
 
 

@@ -28,7 +28,8 @@ from pipeline.plan.rates import Rate, loader_core_images_s
 class Job(NamedTuple):
     """What is trained, as far as its cost goes.
 
-    `cores` read images for each rank; `kept` is the number of checkpoints that stay on disk.
+    `cores` read images for each rank; `kept` is the number of checkpoints that stay on disk;
+    `bn_group` micro-batches have their batch norm in common.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     evaluations: int
     kept: int
     own: Sequence[Rate] = ()
+    bn_group: int = 1
 
 
 class StageEstimate(NamedTuple):

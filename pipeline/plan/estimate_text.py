@@ -26,7 +26,7 @@ def scale_text(job: Job, points: list[Point]) -> str:
     """Return the scaling table, the worlds that may run the plan, and where it stops paying."""
     alone = _alone_s(points)
     rows = [_SCALE_HEAD, *(_scale_row(point, alone) for point in points)]
-    worlds = ", ".join(map(str, legal_worlds(job.plan)))
+    worlds = ", ".join(map(str, legal_worlds(job.plan, job.bn_group)))
     title = points[0].estimate.cluster.card.title
     return "\n".join([
         f"{title}, {points[-1].estimate.cluster.gpus_per_node} a node, "

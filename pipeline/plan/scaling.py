@@ -1,8 +1,9 @@
 """How a training scales: the worlds that may run it, what stays idle, and where it stops paying.
 
 The micro-batch is the unit of batch norm and mixing, so ranks share whole micro-batches: a world
-must divide the count of every stage, and more cards than that stay idle. `Point.cut` tells what
-smaller micro-batches would give, which is another recipe for batch norm.
+must divide the count of every stage, and more cards than that stay idle. Where micro-batches share
+batch norm's statistics, it must also divide such a group, or hold whole groups. `Point.cut` tells
+what smaller micro-batches would give, which is another recipe for batch norm.
 """
 
 import math
@@ -56,28 +57,45 @@ def capacities(first: int, last: int) -> list[int]:
     return counts if counts[-1] == last else [*counts, last]
 
 
-def legal_worlds(plan: Plan) -> list[int]:
+def worlds_sharing(micro_batches: Sequence[int], bn_group: int) -> list[int]:
+    """Return the numbers of ranks that can share such numbers of micro-batches, smallest first.
+
+    `bn_group` consecutive micro-batches have their batch norm in common.
+    """
+    shared = math.gcd(*micro_batches)
+    return [n for n in range(1, shared + 1) if shared % n == 0 and makes_groups(n, bn_group)]
+
+
+def makes_groups(world: int, bn_group: int) -> bool:
+    """Return whether so many ranks can share groups of `bn_group` micro-batches."""
+    return world % bn_group == 0 or bn_group % world == 0
+
+
+def legal_worlds(plan: Plan, bn_group: int = 1) -> list[int]:
     """Return the numbers of ranks that can share every stage's micro-batches."""
-    shared = math.gcd(*(stage.settings.micro_batches for stage in plan.stages))
-    return [world for world in range(1, shared + 1) if shared % world == 0]
+    return worlds_sharing([stage.settings.micro_batches for stage in plan.stages], bn_group)
 
 
-def world_for(plan: Plan, capacity: int) -> int:
+def world_for(plan: Plan, capacity: int, bn_group: int = 1) -> int:
     """Return the largest legal world of at most `capacity` ranks."""
-    return max(world for world in legal_worlds(plan) if world <= capacity)
+    return max(world for world in legal_worlds(plan, bn_group) if world <= capacity)
 
 
-def cut_micro_batches(plan: Plan, capacity: int) -> list[int] | None:
+def cut_micro_batches(plan: Plan, capacity: int, bn_group: int = 1) -> list[int] | None:
     """Return the fewest micro-batches for each stage, no fewer than now, that `capacity` can share.
 
-    They divide the global batch and leave enough images to mix; None: there are none.
+    They divide the global batch, make whole groups and leave enough images to mix; None: there are
+    none.
     """
+    if not makes_groups(capacity, bn_group):
+        return None
+    unit = math.lcm(capacity, bn_group)
     counts = []
     for stage in plan.stages:
         mixes = stage.settings.mixup > 0 or stage.settings.cutmix > 0
         most = plan.global_batch // (SMALLEST_MIX if mixes else 1)
-        start = math.ceil(stage.settings.micro_batches / capacity) * capacity
-        fitting = (m for m in range(start, most + 1, capacity) if plan.global_batch % m == 0)
+        start = math.ceil(stage.settings.micro_batches / unit) * unit
+        fitting = (m for m in range(start, most + 1, unit) if plan.global_batch % m == 0)
         counts.append(next(fitting, 0))
     return counts if all(counts) else None
 
@@ -90,8 +108,8 @@ def scale(job: Job, cluster: Cluster, first: int, last: int) -> list[Point]:
 def _point(job: Job, cluster: Cluster, capacity: int) -> Point:
     nodes = math.ceil(capacity / cluster.gpus_per_node)
     here = cluster._replace(nodes=nodes, gpus_per_node=min(capacity, cluster.gpus_per_node))
-    world = world_for(job.plan, capacity)
-    counts = None if world == capacity else cut_micro_batches(job.plan, capacity)
+    world = world_for(job.plan, capacity, job.bn_group)
+    counts = None if world == capacity else cut_micro_batches(job.plan, capacity, job.bn_group)
     cut = estimate(job, here, capacity, counts) if counts else None
     return Point(capacity, estimate(job, here, world), cut)
 

@@ -206,6 +206,17 @@ def test_places_without_work_are_told_and_stay_empty(cli, tmp_path):
     assert len((tmp_path / "said").read_text().splitlines()) == 2
 
 
+def test_the_world_makes_groups_of_the_recipes_batch_norm(cli, tmp_path):
+    """6 ranks share 12 micro-batches, but not in groups of 4: they would refuse each attempt."""
+    words = ("stages.micro_batches=12", "batch.global_size=48", "loader.lanes=48")
+    process = cli(6, 3, *words, "model.bn_group=4")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "4 of 6 ranks work and 2 stay idle" in out
+    assert "in groups of 4 (model.bn_group)" in out
+    assert len((tmp_path / "said").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(cli, folder, number):
     process = cli(2, 600)

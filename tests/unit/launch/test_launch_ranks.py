@@ -14,6 +14,7 @@ from launch.ranks import (
     rank_command,
     rank_environment,
 )
+from pipeline.models.table import ModelSpec
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,22 @@ from launch.ranks import (
 def test_the_world_is_the_largest_that_shares_every_stage(capacity, micro_batches, world):
     assert largest_world(capacity, micro_batches) == world
     assert all(count % world == 0 for count in micro_batches)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "micro_batches", "group", "world"),
+    [(6, [12], 4, 4), (12, [12], 4, 12), (11, [24], 8, 8), (3, [12], 4, 2), (3, [12], 6, 3)],
+)
+def test_the_world_divides_a_group_of_batch_norm_or_holds_whole_ones(
+    capacity, micro_batches, group, world
+):
+    assert largest_world(capacity, micro_batches, group) == world
+    ModelSpec(name="tiny", bn_group=group).together(world)
+
+
+def test_no_number_of_micro_batches_is_named_where_groups_are_the_reason():
+    assert "set stages.micro_batches" not in idle_note(6, [12], 4)
+    assert "set stages.micro_batches to a multiple of 8" in idle_note(8, [12], 4)
 
 
 def test_idle_places_are_told_with_the_remedy():

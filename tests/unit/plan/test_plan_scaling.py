@@ -68,6 +68,22 @@ def test_a_world_divides_the_micro_batches_of_every_stage(plan: Make) -> None:
     assert [world_for(made, capacity) for capacity in (1, 3, 4, 100)] == [1, 2, 4, 4]
 
 
+def test_a_world_makes_whole_groups_of_batch_norm(plan: Make) -> None:
+    made = plan(40, stages=stages(4))
+    twelve = made.stages[0].settings.model_copy(update={"micro_batches": 12})
+    first = made.stages[0]._replace(settings=twelve)
+    made = made._replace(global_batch=192, stages=(first,))
+    assert legal_worlds(made) == [1, 2, 3, 4, 6, 12]
+    assert legal_worlds(made, bn_group=4) == [1, 2, 4, 12]
+    assert world_for(made, 8, bn_group=4) == 4
+    assert cut_micro_batches(made, 8, bn_group=4) == [16]
+    assert cut_micro_batches(made, 2, bn_group=8) == [16]
+    assert cut_micro_batches(made, 6, bn_group=4) is None
+    (point,) = scale(job_for(made, bn_group=4), H100, 6, 6)
+    assert (point.estimate.ranks, point.idle, point.cut) == (4, 2, None)
+    assert "of every stage: 1, 2, 4, 12;" in scale_text(job_for(made, bn_group=4), [point])
+
+
 def test_cut_micro_batches_are_the_fewest_that_all_can_share(plan: Make) -> None:
     made = plan(40, stages=stages(8, 4))  # a global batch of 64
     assert cut_micro_batches(made, 16) == [16, 16]
