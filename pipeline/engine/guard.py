@@ -13,6 +13,10 @@ from typing import NamedTuple
 from pipeline.checkpoint.state import TrainState, Window
 from pipeline.plan.plan import Plan, StepPlan
 
+HOPELESS = 64
+"""Overflows of the gradients in a row. A loss scale finds its place within some twenty; after so
+many it is next to nothing, so the gradients themselves are infinite and every step is skipped."""
+
 
 class Trouble(NamedTuple):
     """Why a training cannot go on from where it is: steps `first` to `last` (from 1), and what."""
@@ -80,6 +84,25 @@ class Recovery:
     data: DataPlan
     newest: Callable[[], TrainState | None]
     tell: Callable[[Trouble, Window], None]
+
+
+@dataclass
+class Overflows:
+    """How many of the last steps in a row a strategy skipped, as their gradients overflowed."""
+
+    in_a_row: int = 0
+
+    def note(self, applied: bool) -> bool:
+        """Count one step; returns `applied`, whether the strategy took it."""
+        self.in_a_row = 0 if applied else self.in_a_row + 1
+        return applied
+
+    def trouble(self, step: int) -> Trouble | None:
+        """Return what is wrong after `step`, where no step would ever be taken again."""
+        if self.in_a_row < HOPELESS:
+            return None
+        first = step - self.in_a_row + 1
+        return Trouble(first, step, "the gradients were not finite, though the loss was")
 
 
 @dataclass

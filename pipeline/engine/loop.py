@@ -2,7 +2,8 @@
 
 A stop wish (a signal on any rank) is agreed by all ranks in the step; the state is saved,
 committed, and only then does anybody leave. A step whose loss is not finite is left out; where that
-does not help, the training goes back to its last checkpoint and on behind the data in between.
+does not help, or no gradient is finite any more, the training goes back to its last checkpoint and
+on behind the data in between.
 """
 
 import time
@@ -95,6 +96,7 @@ def restore(loop_stepper: Stepper, state: TrainState) -> None:
     loop_stepper.strategy.restore(Tensors(state.weights, state.slots, state.scaler))
     loop_stepper.model.load_state_dict(state.buffers, strict=False)
     loop_stepper.ema.module.load_state_dict(state.ema)
+    loop_stepper.overflows.in_a_row = 0
 
 
 def capture(stepper: Stepper, course: Course) -> TrainState:
@@ -130,12 +132,16 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
         if course.bad_in_a_row > loop.guard.max_bad_steps:
             first = course.step - course.bad_in_a_row + 1
             return Trouble(first, course.step, "the loss was not finite")
+        overflows = loop.stepper.overflows
+        if trouble := overflows.trouble(course.step):
+            return trouble
         leaving = beat.stop or course.step == total
         if course.step % loop.evaluate_every == 0 or course.step == total:
             course.scored(loop.evaluate(course.step))
             clock = time.perf_counter()
         save_due = save_due or course.step % loop.save_every == 0
-        if leaving or (save_due and not course.bad_in_a_row):  # else there may be worse to come
+        in_doubt = course.bad_in_a_row or overflows.in_a_row  # there may be worse to come
+        if leaving or (save_due and not in_doubt):
             save_due = False
             state = _save(loop, course)
             if isinstance(state, Trouble):

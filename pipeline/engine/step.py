@@ -5,13 +5,14 @@ read before the update. By then the backward pass is queued, so a GPU has work w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.batches import MicroBatch
+from pipeline.engine.guard import Overflows
 from pipeline.engine.inputs import Inputs
 from pipeline.engine.together import joined
 from pipeline.models.batchnorm import commit_statistics, discard_statistics
@@ -39,6 +40,7 @@ class Stepper:
     ema: Ema
     inputs: Inputs
     loss: Callable[[Tensor, Tensor], Tensor]
+    overflows: Overflows = field(default_factory=Overflows)
 
     def run(self, batches: list[MicroBatch], plan: StepPlan, agree: Agree | None = None) -> Tensor:
         """Train one step; returns this rank's share of the global mean loss.
@@ -62,7 +64,7 @@ class Stepper:
             self.forget()
             return share.mean
         commit_statistics(self.model, parts, self.world.sum, plan.micro_batches // together)
-        if self.strategy.step(plan.lr):
+        if self.overflows.note(self.strategy.step(plan.lr)):
             self.ema.update(self.model, plan.ema_decay, self.strategy.weights())
         return share.mean
 

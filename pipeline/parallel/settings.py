@@ -69,7 +69,7 @@ class ComputeSpec(Spec):
     """
 
     precision: Precision = "fp32"
-    loss_scale: float = Field(default=65536.0, ge=0)
+    loss_scale: float = Field(default=65536.0, ge=0, le=2.0**32)
     clip_norm: float = Field(default=0.0, ge=0)
     channels_last: bool = True
     compile: bool = False

@@ -12,7 +12,7 @@ from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
 from pipeline.data.bad import BadSpec, Replaced, Tally
-from pipeline.engine.guard import Course
+from pipeline.engine.guard import Course, Overflows
 from pipeline.engine.loop import Loop, StepReport, capture, train
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Agree
@@ -35,6 +35,7 @@ class FakeStepper:
         )
         self.model = SimpleNamespace(state_dict=lambda: {"w": self.weight, "bn": self.weight})
         self.ema = SimpleNamespace(module=SimpleNamespace(state_dict=lambda: {"w": self.weight}))
+        self.overflows = Overflows()
 
     def run(self, batches: list[Any], plan: Any, agree: Agree) -> torch.Tensor:
         share = torch.tensor(float(plan))
