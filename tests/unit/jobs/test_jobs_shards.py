@@ -104,6 +104,33 @@ def test_evaluation_needs_all_its_shards_under_any_policy(look, data: Path) -> N
         look(BUDGET)
 
 
+@pytest.mark.parametrize("policy", [BUDGET, "loader.bad.policy=strict"])
+@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("kind", ["idx", "lab"])
+def test_a_missing_index_is_found_before_training(
+    look, data: Path, split: str, kind: str, policy: str
+) -> None:
+    (data / split / f"shard-000000.{kind}.npy").unlink()
+    with pytest.raises(Misuse, match=rf"{split}/shard-000000.{kind}.npy is missing; .*verify"):
+        look(policy)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "a folder"])
+@pytest.mark.parametrize("kind", ["idx", "lab"])
+def test_an_index_to_evaluate_with_is_read_before_training(
+    look, data: Path, kind: str, damage: str
+) -> None:
+    path = data / "eval" / f"shard-000000.{kind}.npy"
+    raw = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(raw[:-3] if damage == "cut" else raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(Misuse, match=rf"{path}: .*verify"):
+        look()
+
+
 def test_only_the_splits_in_use_are_looked_at(look, data: Path) -> None:
     tar(data, "train").unlink()
     assert look("data.stream=/tars/*.tar", "data.num_train=72") == []
