@@ -106,7 +106,8 @@ def _cause(
     said = outcome.reason if outcome is not None else ""
     note = end.note if outcome is None or outcome.exit_code == FAILED or end.died else ""
     words = [note, said] if end.killed else [said, note]
-    causes = [stop.name, folder.read_rank_error(attempt.number), *words]
+    told = folder.read_rank_error(attempt.number)
+    causes = [stop.name, told, *(text for text in words if text not in told)]
     return "; ".join(filter(None, dict.fromkeys(causes)))
 
 

@@ -3,6 +3,8 @@
     outcome file   asked to stop   what follows
     done           any             0
     misuse         any             2, the same command would fail again
+    failed, none   any, a rank     the same: the others waited for it in vain
+                   refused first
     saved          any             back into the queue (75 without SLURM)
     failed, none   yes             back into the queue: the grace period is short
     failed, none   no              the step is started again inside the allocation
@@ -51,6 +53,8 @@ def status_of(outcome: Outcome | None, asked_to_stop: bool, end: End) -> str:
     A rank that died first makes it a crash: others may then save, but only on srun's TERM.
     """
     ended = outcome.status if outcome is not None else Status.FAILED
+    if ended is Status.FAILED and end.code == MISUSE and not end.died:
+        return Status.MISUSE.value  # one rank refused, and the others only lost it
     if ended in (Status.DONE, Status.MISUSE):
         return ended.value
     if asked_to_stop:

@@ -91,6 +91,8 @@ class SrunStep:
         note = f"srun ended with {code}" + (f": {lines}" if lines else "")
         first = first_departure(self._errors)
         died = bool(first) and not first.startswith(_ORDERLY)
+        if first == f"{_EXITED} {MISUSE}":  # srun itself tells of those that it killed then
+            code = MISUSE
         killed = died and not first.startswith(_EXITED)
         lost = tells_of_lost_node(note)
         return End(code, note if code else "", died, killed, lost)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.data.reader import BrokenSample
 from pipeline.engine.signals import StopWish, stop_wish
 from pipeline.jobs.disk import naming_disk
 from pipeline.jobs.prepare import Prepared, make_data_ready, plan_text, prepare, record
@@ -36,16 +37,20 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
             with naming_disk(recipe.folder.path):
                 outcome = _attempt(prepared, accept_changes, wish)
         except Misuse as error:
-            if is_first and "PIPELINE_ATTEMPT" in os.environ:
-                _note(recipe.folder, Outcome(Status.MISUSE, 0, str(error)))
+            if "PIPELINE_ATTEMPT" in os.environ:
+                if is_first:
+                    _note(recipe.folder, Outcome(Status.MISUSE, 0, str(error)))
+                else:  # it may be the only one that refuses: the supervisor shall know why
+                    recipe.folder.write_rank_error(this_attempt(), str(error))
             raise
         except Exception as error:  # any failure must reach the outcome file, then the log
             if not isinstance(error, Failure):  # whose message says all that there is to say
                 traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}"
+            reason = _reason(error)
             step = recipe.folder.latest_step()
             outcome = Outcome(Status.FAILED, max(step, 0), reason)
-            print(f"error: {reason}", file=sys.stderr)
+            said = error if isinstance(error, Failure) else reason
+            print(f"error: {said}", file=sys.stderr)
             if not is_first:
                 recipe.folder.write_rank_error(this_attempt(), reason)
     if is_first:
@@ -73,6 +78,15 @@ def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcom
         return run_training(prepared, lease, wish)
     finally:
         lease.release()
+
+
+def _reason(error: Exception) -> str:
+    """Return what ended an attempt, with its class where the message alone would not tell it.
+
+    The supervisor knows a sample that can never be read by the class (`launch.decide`).
+    """
+    plain = isinstance(error, Failure) and not isinstance(error, BrokenSample)
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _note(folder: RunFolder, outcome: Outcome) -> None:

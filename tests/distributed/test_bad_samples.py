@@ -53,7 +53,7 @@ def test_all_ranks_end_when_the_budget_of_all_is_spent(launcher, damaged) -> Non
     ranks = launcher.start("spent", 2, *SETTINGS, "loader.bad={policy: budget, budget: 0.02}")
     assert ranks.wait() == [1, 1]
     text = ranks.text()
-    reports = {line[line.index("Failure: ") :].split(" were ")[0] for line in text.splitlines()
-               if "could not be used" in line and "Failure: " in line}  # fmt: skip
+    reports = {line[line.index("error: ") :].split(" were ")[0] for line in text.splitlines()
+               if "could not be used" in line and "error: " in line}  # fmt: skip
     assert len(reports) == 1, "the same figures on both ranks"
     assert text.count("stands in for a bad one") > 20

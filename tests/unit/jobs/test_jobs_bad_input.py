@@ -84,6 +84,27 @@ def test_a_world_that_does_not_divide_the_micro_batches_is_told_which_would(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_another_rank_than_0_refuses_is_left_for_the_supervisor(
+    demo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PIPELINE_ATTEMPT", "3")
+    assert main([*demo, OFFLINE, f"data={tmp_path}/none"]) == 2
+    assert f"{tmp_path}/none" in RunFolder(tmp_path / "runs" / "demo").read_rank_error(3)
+
+
+def test_a_failure_is_told_without_the_name_of_its_class(
+    demo: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("lr={kind: constant, peak: 1e30}", "guard={max_bad_steps: 0, max_rollbacks: 0}")
+    assert main([*demo, OFFLINE, *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: steps ") and "guard.max_rollbacks is 0" in error
+    outcome = RunFolder(tmp_path / "runs" / "demo").read_outcome(0)
+    assert outcome is not None and outcome.reason.startswith("steps ")
+
+
 def test_a_second_job_on_a_run_is_refused_and_the_first_is_not_disturbed(
     demo: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

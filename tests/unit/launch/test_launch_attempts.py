@@ -48,6 +48,23 @@ def test_wrong_use_is_not_tried_again(attempt, folder, capsys):
     assert "REFUSED" in (out := capsys.readouterr().out) and "field 'x' is 1: use 2" in out
 
 
+def test_what_one_rank_alone_refuses_is_not_tried_again_and_told(folder, capsys):
+    """A node without the shards: rank 0, which writes the outcomes, waits for its peer in vain."""
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.run.folder import RunFolder\n"
+        "if os.environ['RANK'] == '0': time.sleep(60)\n"
+        f"RunFolder(Path({str(folder.path)!r})).write_rank_error(0, 'no shards here')\n"
+        "sys.exit(2)"
+    )
+    work = Work([sys.executable, "-c", code], 2, folder)
+    assert run_attempts(LocalLauncher(2, "here"), work, JOB, StopRequest()) == 2
+    (only,) = Ledger(folder).attempts("here")
+    assert only.status == "misuse"
+    assert "no shards here" in capsys.readouterr().out.partition("cause: ")[2].splitlines()[0]
+
+
 def test_no_progress_stops_after_three_restarts_with_the_cause_first(attempt, folder, capsys):
     assert attempt(3, "raise", 1) == 1
     assert [a.status for a in Ledger(folder).attempts("here")] == ["crashed"] * 4
@@ -63,6 +80,14 @@ def test_the_words_of_the_rank_that_failed_come_before_rank_0s(attempt, monkeypa
     assert attempt(3, "raise", 1) == 1
     cause = capsys.readouterr().out.partition("cause: ")[2].splitlines()[0]
     assert cause.index("shard-000012.tar") < cause.index("ValueError: poison")
+
+
+def test_what_all_ranks_say_is_told_once(attempt, monkeypatch, capsys):
+    said = "node2: ValueError: poison"
+    monkeypatch.setattr(RunFolder, "read_rank_error", lambda self, attempt: said)
+    assert attempt(3, "raise", 1) == 1
+    cause = capsys.readouterr().out.partition("cause: ")[2].splitlines()[0]
+    assert cause.count("ValueError: poison") == 1
 
 
 def test_a_broken_sample_is_met_twice_and_named(attempt, folder, monkeypatch, capsys):

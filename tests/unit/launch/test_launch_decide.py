@@ -11,6 +11,7 @@ from pipeline.data.reader import BrokenSample
 from pipeline.run.folder import Outcome, Status
 
 WHOLE, DIED = End(0, "", died=False), End(1, "rank 1 exited with 1", died=True)
+REFUSED = End(2, "", died=False)
 LOST = End(233, "Task launch failed on node gpu2", died=True, lost=True)
 
 
@@ -46,6 +47,10 @@ def attempts(*ends: tuple[str, int, int | None]) -> list[Attempt]:
         (Status.FAILED, False, LOST, "lost"),
         (None, False, LOST, "lost"),
         (None, True, LOST, "stopped"),
+        (None, False, REFUSED, "misuse"),
+        (Status.FAILED, False, REFUSED, "misuse"),
+        (Status.SAVED, True, REFUSED, "saved"),
+        (None, False, End(2, "srun ended with 2", died=True), "crashed"),
     ],
 )
 def test_status_follows_from_outcome_wish_and_who_left_first(outcome, asked, end, status):

@@ -1,5 +1,8 @@
 """srun: what it is called with, and what its words mean; cluster answers that do not come."""
 
+import subprocess
+import sys
+
 import pytest
 
 from launch import cluster, steps
@@ -151,3 +154,22 @@ def test_answers_that_do_not_come_name_the_command(programs):
         cluster.ask(["sinfo"], timeout_s=0.2)
     with pytest.raises(NoAnswer, match="not found; is this a SLURM machine"):
         cluster.ask(["squeue-of-nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [("Exited with exit code 2", 2), ("Exited with exit code 1", 143)]
+)
+def test_a_task_that_refuses_first_gives_the_step_its_code(monkeypatch, first, code):
+    """srun itself ends with the code of those that it killed afterwards."""
+    monkeypatch.setattr(steps, "clear_steps", lambda job: None)
+    said = (
+        f"srun: error: node2: task 1: {first}\\n"
+        "srun: Terminating StepId=7.0\\n"
+        "srun: error: node1: task 0: Terminated\\n"
+    )
+    program = f"import sys; sys.stderr.write('{said}'); sys.exit(143)"
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+    step = steps.SrunStep(process, "7")
+    process.wait(20)
+    end = step.poll()
+    assert end is not None and (end.code, end.died) == (code, code != 2)
