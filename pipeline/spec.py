@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class Misuse(ValueError):
@@ -216,7 +217,16 @@ def _explain(error: ValidationError, source: str) -> str:
             lines.append(f"{source}: field '{path}' is unknown; remove it or correct the name")
         elif item["type"] == "missing":
             lines.append(f"{source}: field '{path}' is missing; add it")
+        elif item["type"] == "union_tag_not_found":
+            lines.append(f"{source}: field '{path}' does not say its kind; add {path}.kind=...")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{source}: field '{path}' is {item['input']!r}: {message}")
+            lines.append(f"{source}: {_shown(path, item)}{message}")
     return "\n".join(lines)
+
+
+def _shown(path: str, item: ErrorDetails) -> str:
+    """Return field and value before a message; what settles several fields names them itself."""
+    if item["type"] == "value_error" and isinstance(item["input"], Mapping):
+        return f"field '{path}': " if item["loc"] else ""
+    return f"field '{path}' is {item['input']!r}: "

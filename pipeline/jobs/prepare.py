@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.data.manifest import Manifest
 from pipeline.data.sources import make_ready, open_manifest
 from pipeline.jobs.continued import check_continues
+from pipeline.jobs.idle import without_effect
 from pipeline.jobs.shards import check_shards
 from pipeline.models.count import check_sizes
 from pipeline.parallel.place import Place, check_divides, place_from
@@ -135,7 +136,7 @@ def _images(manifest: Manifest) -> dict[str, str]:
 
 
 def plan_text(recipe: Recipe, plan: Plan, manifest: Manifest | None) -> str:
-    """Return the printed plan: what the recipe says, stage by stage.
+    """Return the printed plan: what the recipe says, stage by stage, and what of it is idle.
 
     Without the `manifest` of the shards, the data card's number of classes is used.
     """
@@ -150,7 +151,8 @@ def plan_text(recipe: Recipe, plan: Plan, manifest: Manifest | None) -> str:
     ]
     head += [f"source: {recipe.source}"] if recipe.source else []
     head += [f"expects: {recipe.expects}"] if recipe.expects else []
-    return "\n".join([*head, plan.table(lambda px: float(model_macs(model, px, classes)))])
+    table = plan.table(lambda px: float(model_macs(model, px, classes)))
+    return "\n".join([*head, table, *(f"no effect: {text}" for text in without_effect(recipe))])
 
 
 def num_classes(recipe: Recipe, manifest: Manifest | None) -> int:

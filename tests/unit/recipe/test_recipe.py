@@ -107,3 +107,19 @@ def test_the_digest_changes_with_any_setting(demo: Path) -> None:
     plain = load_recipe(demo).digest()
     assert load_recipe(demo, ["seed=1"]).digest() != plain
     assert load_recipe(demo, ["seed=0"]).digest() == plain
+
+
+def test_a_rule_over_several_fields_names_them_and_not_the_whole_recipe(repo: Path) -> None:
+    config = repo / "configs" / "demo.yaml"
+    with pytest.raises(Misuse) as error:
+        load_recipe(config, ["strategy={kind: deepspeed, zero_stage: 3}", "compute.compile=true"])
+    text = str(error.value)
+    assert text.startswith(f"{config}: compute.compile is true, strategy.zero_stage 3: ")
+    assert len(text) < 400
+    with pytest.raises(Misuse, match=r"field 'compute': loss_scale is 0, precision fp16"):
+        load_recipe(config, ["compute={precision: fp16, loss_scale: 0}"])
+
+
+def test_a_setting_of_a_strategy_that_is_not_named_is_told_to_name_it(repo: Path) -> None:
+    with pytest.raises(Misuse, match=r"'strategy' does not say its kind; add strategy.kind="):
+        load_recipe(repo / "configs" / "demo.yaml", ["strategy.zero_stage=2"])
