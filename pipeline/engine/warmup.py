@@ -6,6 +6,7 @@ for it. A rehearsal is a forward and a backward pass that leaves no trace: gradi
 not accumulated, and no rank waits for another.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,24 +55,38 @@ def rehearse(stepper: Stepper, plan: StepPlan, batch: int) -> None:
             discard_statistics(stepper.model)
 
 
-def rehearse_stages(stepper: Stepper, plan: Plan, first_step: int) -> None:
-    """Try, without compiling, every stage that a training from `first_step` still comes to.
+def rehearse_stages(stepper: Stepper, plan: Plan, first_step: int, most: int | None = None) -> None:
+    """Try, without compiling, the stages that a training from `first_step` still comes to.
 
-    All ranks do, and all refuse where one lacks memory. What is compiled needs less as a rule, so
-    a stage that does not fit as it is gets a second try compiled. Weights must be restored after
-    it: where they are sharded over the ranks, real steps are made.
+    All of them, or only the next `most`. All ranks do, and all refuse where one lacks memory. What
+    is compiled needs less as a rule, so a stage that does not fit as it is gets a second try
+    compiled. Weights must be restored after it: where they are sharded over the ranks, real steps
+    are made.
 
     Raises:
         Misuse: a stage does not fit; names its size and micro-batch, and what would.
     """
-    for number, at, batch in _stages(plan, first_step):
-        error = "" if is_sharded(stepper) else _try(stepper, at, batch)
+    for number, at, batch in itertools.islice(_stages(plan, first_step), most):
         if is_sharded(stepper):
-            stepper.warm_up(at.px, batch * stepper.model.spec.together(stepper.world.size))
+            _step_for_real(stepper, number, at, batch)
+            continue
+        error = _try(stepper, at, batch)
         try:
             stepper.world.agree(_refusal(number, at, batch, error) if error else "")
         except RuntimeError as refusal:
             raise Misuse(str(refusal)) from None
+
+
+def first_step_for_real(stepper: Stepper, plan: Plan, first_step: int) -> None:
+    """Make the throw-away step of the stage at `first_step` (`Stepper.warm_up`).
+
+    Gradients and the optimizer's slots are there afterwards, beside which all stages must fit.
+
+    Raises:
+        Misuse: there is no memory for it; on this rank alone, as the others may be in the midst of
+            talking to it.
+    """
+    _step_for_real(stepper, *next(_stages(plan, first_step)))
 
 
 def rehearsed(
@@ -111,6 +126,17 @@ def _stages(plan: Plan, first_step: int) -> Iterator[tuple[int, StepPlan, int]]:
         if stage.end > first_step:
             at = plan.at(max(stage.start, first_step))
             yield stage.number, at, plan.global_batch // at.micro_batches
+
+
+def _step_for_real(stepper: Stepper, number: int, plan: StepPlan, batch: int) -> None:
+    together = stepper.model.spec.together(stepper.world.size)
+    try:
+        stepper.warm_up(plan.px, batch * together)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise Misuse(_refusal(number, plan, batch, reason)) from None
 
 
 def _try(stepper: Stepper, plan: StepPlan, batch: int) -> str:

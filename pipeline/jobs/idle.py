@@ -20,11 +20,11 @@ def without_effect(recipe: Recipe) -> Iterator[str]:
             f"{compute.precision}: only fp16 scales its loss; remove compute.loss_scale"
         )
     strategy, persistent = recipe.strategy, DeepspeedSpec().persistent_elements
-    below_3 = isinstance(strategy, DeepspeedSpec) and strategy.zero_stage < 3
-    if below_3 and strategy.persistent_elements != persistent:
+    stage = strategy.zero_stage if isinstance(strategy, DeepspeedSpec) else 3
+    if stage < 3 and getattr(strategy, "persistent_elements", persistent) != persistent:
         yield (
-            f"strategy.persistent_elements is {strategy.persistent_elements}, but "
-            f"strategy.zero_stage {strategy.zero_stage}: only stage 3 shards weights; remove it"
+            f"strategy.persistent_elements was changed, but strategy.zero_stage is {stage}: only "
+            "stage 3 shards weights; remove it"
         )
     stages = recipe.stages.resolve()
     if any(s.cutmix_labels != "own" for s in stages) and not any(s.cutmix for s in stages):

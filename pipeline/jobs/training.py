@@ -20,7 +20,7 @@ from pipeline.engine.loop import Loop, restore
 from pipeline.engine.loop import train as run_loop
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
-from pipeline.engine.warmup import rehearse_stages, rehearsed
+from pipeline.engine.warmup import first_step_for_real, rehearse_stages, rehearsed
 from pipeline.jobs.continued import LABELS, check_shapes
 from pipeline.jobs.finish import finish
 from pipeline.jobs.prepare import Prepared
@@ -58,8 +58,9 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
                 on_host, world.device, recipe.loader.decode, recipe.augment.device
             )
             stack.callback(loader.close)
-            rehearse_stages(stepper, prepared.plan, state.step)  # first: it says what would fit
-            _warm_up(stepper, prepared, state.step)
+            rehearse_stages(stepper, prepared.plan, state.step, most=1)  # all ranks refuse as one
+            first_step_for_real(stepper, prepared.plan, state.step)
+            rehearse_stages(stepper, prepared.plan, state.step)  # beside the optimizer's slots
             restore(stepper, state)
             newest = partial(_newest, store, world, progress)
             recovery = Recovery(data, newest, progress.went_back)
@@ -175,10 +176,3 @@ def _loader(prepared: Prepared, world: World, data: DataPlan) -> StepLoader:
     order = Order(len(index), recipe.seed, recipe.loader.lanes, recipe.loader.window)
     ahead_steps = index.places.ahead_steps
     return TrainLoader(index=index, order=order, ahead_steps=ahead_steps, **common)
-
-
-def _warm_up(stepper: Stepper, prepared: Prepared, step: int) -> None:
-    plan = prepared.plan.at(step)
-    recipe = prepared.recipe
-    together = recipe.model.together(stepper.world.size)
-    stepper.warm_up(plan.px, recipe.batch.global_size // plan.micro_batches * together)

@@ -26,7 +26,7 @@ def test_what_has_no_effect_is_named_until_it_has_one(
 ) -> None:
     config = repo / "configs" / "demo.yaml"
     (told,) = without_effect(load_recipe(config, words))
-    assert told.startswith(f"{field} is ")
+    assert told.startswith(f"{field} ")
     assert list(without_effect(load_recipe(config, (*words, *used)))) == []
 
 
