@@ -2,14 +2,12 @@
 
     outcome file   asked to stop   what follows
     done           any             0
-    misuse         any             2, the same command would fail again
-    failed, none   any, a rank     the same: the others waited for it in vain
-                   refused first
+    misuse         any             2, also where one rank refused and the others left anything else
     saved          any             back into the queue (75 without SLURM)
     failed, none   yes             back into the queue: the grace period is short
     failed, none   no              the step is started again inside the allocation
-    failed         no, twice at    1, a further restart would read the same sample again
-                   a broken sample
+    failed         no, same bad    1, a further restart would read this sample again
+                   sample twice
     saved          no, a rank died the same: the others only saved as srun ended them
     failed, none   no, node lost   back into the queue: SLURM finds nodes that answer
 
