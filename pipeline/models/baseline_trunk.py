@@ -5,6 +5,7 @@ drawn outside. Everything else is timm's own.
 """
 
 import difflib
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ def make_trunk(name: str, drop_path: float, bn_momentum: float) -> tuple[nn.Modu
     trunk = _create(name.removeprefix(TIMM), drop_path)
     masks = Masks()
     _adapt(trunk, masks, bn_momentum)
+    _spare(trunk)
     return trunk, masks
 
 
@@ -126,6 +128,15 @@ def _adapt(module: nn.Module, masks: Masks, bn_momentum: float) -> None:
             layer.p = 0.0
         else:
             _adapt(layer, masks, bn_momentum)
+
+
+def _spare(trunk: nn.Module) -> None:
+    """Mark what timm's model itself keeps from weight decay: positions, tokens, bias tables."""
+    named = getattr(trunk, "no_weight_decay", None)
+    patterns: tuple[str, ...] = tuple(named()) if callable(named) else ()
+    for name, parameter in trunk.named_parameters():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            setattr(parameter, "no_weight_decay", True)  # noqa: B010 - no field of a Parameter
 
 
 def _step_norm(layer: _BatchNorm, bn_momentum: float) -> StepBatchNorm2d:
