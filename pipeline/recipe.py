@@ -17,6 +17,7 @@ from pipeline.data.places import PlacesSpec
 from pipeline.data.preprocess import PreprocessSpec
 from pipeline.engine.settings import GuardSpec
 from pipeline.evaluate.settings import EvaluateSpec
+from pipeline.models.count import check_sizes
 from pipeline.models.layout import lay_out
 from pipeline.models.table import ModelSpec
 from pipeline.optim.settings import LossSpec, RmspropSpec
@@ -140,10 +141,17 @@ class Recipe(Spec):
         return RunFolder(Path(self.runs).resolve() / self.name)
 
     def plan(self, num_train: int) -> Plan:
-        """Return the plan for a training split of `num_train` samples."""
+        """Return the plan for a training split of `num_train` samples.
+
+        This is where sizes in px are judged, for every command: a row of the table by its strides,
+        a model of timm by trying them without data.
+
+        Raises:
+            Misuse: settings contradict each other, or the model cannot take one of the sizes.
+        """
         smallest_px = 1 if self.model.is_timm else lay_out(self.model.row).total_stride
         check_px("preprocess.eval_px", self.preprocess.eval_px, smallest_px)
-        return make_plan(
+        plan = make_plan(
             self.length,
             self.stages,
             self.lr,
@@ -152,6 +160,9 @@ class Recipe(Spec):
             num_train,
             smallest_px,
         )
+        sizes = {f"stages.{stage.number}.px": stage.settings.px for stage in plan.stages}
+        check_sizes(self.model, {**sizes, "preprocess.eval_px": self.preprocess.eval_px})
+        return plan
 
     def values(self) -> dict[str, Any]:
         """Return the plain values, as they are recorded and read again."""

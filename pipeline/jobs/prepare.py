@@ -8,7 +8,6 @@ from pipeline.data.sources import make_ready, open_manifest
 from pipeline.jobs.continued import check_continues
 from pipeline.jobs.idle import without_effect
 from pipeline.jobs.shards import check_shards
-from pipeline.models.count import check_sizes
 from pipeline.parallel.place import Place, check_divides, place_from
 from pipeline.plan.plan import Plan
 from pipeline.recipe import Recipe, load_recorded
@@ -66,8 +65,6 @@ def prepare(recipe: Recipe) -> Prepared:
     place = place_from(os.environ)
     check_divides(place.size, [stage.settings.micro_batches for stage in plan.stages])
     recipe.model.together(place.size)
-    sizes = {f"stages.{stage.number}.px": stage.settings.px for stage in plan.stages}
-    check_sizes(recipe.model, sizes | {"preprocess.eval_px": recipe.preprocess.eval_px})
     return Prepared(recipe, manifest, plan, place)
 
 

@@ -58,6 +58,8 @@ def model_macs(spec: ModelSpec, px: int, num_classes: int) -> int:
 def check_sizes(spec: ModelSpec, sizes: Mapping[str, int]) -> None:
     """Try the image sizes of `sizes` (px by field) on a model of timm, without data.
 
+    Rows of the table pass: the plan knows their strides.
+
     Raises:
         Misuse: it cannot take one of them; names the field and the size it was made for.
     """

@@ -64,6 +64,23 @@ def test_the_plan_counts_it(capsys: pytest.CaptureFixture[str], repo: Path) -> N
     assert "timm/resnet18, 11,181,642 parameters" in out and "0.037" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [(["stages.2.px=171"], "stages.2.px"), (["preprocess.eval_px=171"], "preprocess.eval_px")],
+)
+def test_the_plan_refuses_sizes_that_the_training_would(
+    words: list[str], field: str, capsys: pytest.CaptureFixture[str], repo: Path
+) -> None:
+    shape = ["model=timm/test_vit", "stages.px=160", "preprocess.eval_px=160"]
+    shape += ["data.num_train=1000", "data.num_classes=10"]
+    config = str(repo / "configs/demo.yaml")
+    assert pipeline(["plan", config, *shape]) == 0
+    assert pipeline(["plan", config, *shape, *words]) == 2
+    error = capsys.readouterr().err
+    assert f"field '{field}': timm/test_vit does not take images of 171 px" in error
+    assert f"set {field}=160" in error
+
+
 def test_images_that_it_cannot_take_are_refused_before_step_1(
     small_train: Run, low_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
