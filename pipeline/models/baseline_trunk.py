@@ -132,8 +132,8 @@ def _adapt(module: nn.Module, masks: Masks, bn_momentum: float) -> None:
 
 def _spare(trunk: nn.Module) -> None:
     """Mark what timm's model itself keeps from weight decay: positions, tokens, bias tables."""
-    named = getattr(trunk, "no_weight_decay", None)
-    patterns: tuple[str, ...] = tuple(named()) if callable(named) else ()
+    named: Any = getattr(trunk, "no_weight_decay", None)
+    patterns = () if named is None else tuple(named())
     for name, parameter in trunk.named_parameters():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             setattr(parameter, "no_weight_decay", True)  # noqa: B010 - no field of a Parameter
