@@ -11,7 +11,6 @@ card replaces the formula at its own size and scales it elsewhere: `pace_of`. Un
 
 import math
 from collections.abc import Sequence
-from statistics import geometric_mean
 from typing import Literal, NamedTuple
 
 from pipeline.plan.rates import CARDS, RATES, Card, Rate, card_named
@@ -120,39 +119,40 @@ def pace_of(gpu: str, work: Work, bits: Bits, own: Sequence[Rate] = ()) -> Pace:
     """Return the rate of a card; `own` rows win over RATES.
 
     The nearest row of the card scales the formula: the same model before others, then the nearest
-    cost. A card without a row takes the mean of the cards that have some.
+    cost. A card without a row takes that of the card whose memory is nearest in speed, so that it
+    is as many times faster as the data sheets say and no more.
     """
     seconds = formula_s(CARDS[gpu], bits, work.macs, work.elements)
-    for rows in (own, RATES):
-        known = [rate for rate in rows if rate.card == gpu and rate.bits == bits]
-        if known:
-            nearest = min(known, key=lambda rate: _distance(rate, work))
-            same = nearest.model == work.model and nearest.px == work.px
-            text = f"{nearest.images_s:,.0f} images/s of {nearest.model} at {nearest.px} px"
-            return Pace(
-                1 / (seconds * slowness(nearest)),
-                nearest.kind,
-                f"{text}{'' if same else ', scaled by the formula'} ({nearest.source})",
-            )
-    by_card = _by_card(bits)
-    mean = geometric_mean(by_card.values())
-    cards = ", ".join(f"{name} {factor:.2f}" for name, factor in by_card.items())
-    basis = f"no rate of this card: the formula x {mean:.2f}, the mean of others ({cards})"
-    return Pace(1 / (seconds * mean), "estimated", basis)
+    fitting = [rows for rows in (own, RATES) if _rows(rows, gpu, bits)]
+    rows = fitting[0] if fitting else [*own, *RATES]
+    card = gpu if fitting else _most_alike(gpu, rows, bits)
+    nearest = min(_rows(rows, card, bits), key=lambda rate: _distance(rate, work))
+    text = f"{nearest.images_s:,.0f} images/s of {nearest.model} at {nearest.px} px"
+    images_s = 1 / (seconds * slowness(nearest))
+    if not fitting:
+        other = f"no rate of this card; the nearest is {CARDS[card].title} with {text}"
+        return Pace(images_s, "estimated", f"{other}, scaled by the formula ({nearest.source})")
+    same = nearest.model == work.model and nearest.px == work.px
+    note = "" if same else ", scaled by the formula"
+    return Pace(images_s, nearest.kind, f"{text}{note} ({nearest.source})")
+
+
+def _rows(rows: Sequence[Rate], card: str, bits: Bits) -> list[Rate]:
+    return [rate for rate in rows if rate.card == card and rate.bits == bits]
 
 
 def _distance(rate: Rate, work: Work) -> tuple[bool, float]:
     return rate.model != work.model, abs(math.log(rate.gmacs * 1e9 / work.macs))
 
 
-def _by_card(bits: Bits) -> dict[str, float]:
-    cards = dict.fromkeys(rate.card for rate in RATES if rate.bits == bits)
-    return {
-        card: geometric_mean(
-            slowness(rate) for rate in RATES if rate.card == card and rate.bits == bits
-        )
-        for card in cards
-    }
+def _most_alike(gpu: str, rows: Sequence[Rate], bits: Bits) -> str:
+    """Return the card with a row whose memory's speed is nearest; it is what the formula rests on.
+
+    Where two are as near, the one of `rows` that comes first.
+    """
+    known = dict.fromkeys(rate.card for rate in rows if rate.bits == bits)
+    own_gb_s = CARDS[gpu].memory_gb_s
+    return min(known, key=lambda card: abs(math.log(CARDS[card].memory_gb_s / own_gb_s)))
 
 
 def compute_s(card: Card, work: Work, images_s: float, micro_batch: int, accumulate: int) -> float:

@@ -2,7 +2,7 @@
 
 A row of RATES is one training rate that somebody measured and published, with its source; `plan`
 scales it to other sizes and models by the formula of `pipeline.plan.cost`. A row of CARDS that has
-no rate is estimated from those that have. People add their own rows with `plan --rates FILE`.
+no rate is estimated from the card most like it. People add their own rows with `plan --rates FILE`.
 """
 
 from collections.abc import Mapping

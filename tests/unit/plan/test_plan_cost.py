@@ -84,6 +84,43 @@ def test_a_card_without_a_rate_is_estimated_and_says_so() -> None:
     assert pace_of("h200", V2_S_300, 16).images_s > pace.images_s
 
 
+V1_B0_224 = Work("v1_b0", 224, 5_288_548, 42_016, 0.3858e9, 6.748e6, 81)
+
+
+@pytest.mark.parametrize("work", [V2_S_300, V1_B0_224])
+@pytest.mark.parametrize(
+    ("slow", "fast"),
+    [
+        ("a100-40", "a100"),
+        ("h100-pcie", "h100"),
+        ("a100", "h100"),
+        ("h100", "h200"),
+        ("h200", "b200"),
+    ],
+)
+def test_a_better_card_is_faster_and_no_more_so_than_its_data_sheet(
+    work: Work, slow: str, fast: str
+) -> None:
+    """Whether or not one of the two has a rate."""
+    gain = pace_of(fast, work, 16).images_s / pace_of(slow, work, 16).images_s
+    seconds = [formula_s(CARDS[card], 16, work.macs, work.elements) for card in (slow, fast)]
+    assert 1 < gain <= seconds[0] / seconds[1] * 1.0001
+
+
+def test_a_measured_card_speaks_for_its_nearest() -> None:
+    own = Rate("h200", "v2_s", 300, 16, 2000, 5.3076, 22.7344, "our node", "measured")
+    assert pace_of("h100", V2_S_300, 16).images_s == pytest.approx(
+        950 * _ideal("h100") / _ideal("a100")
+    )
+    pace = pace_of("h100", V2_S_300, 16, [own])
+    assert pace.images_s == pytest.approx(2000 * _ideal("h100") / _ideal("h200"))
+    assert (pace.kind, "our node" in pace.basis) == ("estimated", True)
+
+
+def _ideal(card: str) -> float:
+    return 1 / formula_s(CARDS[card], 16, V2_S_300.macs, V2_S_300.elements)
+
+
 def test_own_rates_win_over_published_ones() -> None:
     own = Rate("a100", "v2_s", 300, 16, 1200, 5.3076, 22.7344, "our node", "measured")
     pace = pace_of("a100", V2_S_300, 16, [own])
