@@ -120,10 +120,8 @@ def _hardware(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it would cost (docs/planning.md)")
     group.add_argument("--gpu", help="a card, for example h100; others are named where it is wrong")
     group.add_argument("--nodes", type=int, help="nodes of the cluster (default: 1)")
-    group.add_argument("--gpus-per-node", type=int, default=8, help="default: 8")
-    group.add_argument(
-        "--network-gbit", type=float, default=400.0, help="of a node, all adapters (default: 400)"
-    )
+    group.add_argument("--gpus-per-node", type=int, help="default: 8")
+    group.add_argument("--network-gbit", type=float, help="of a node, all adapters (default: 400)")
     group.add_argument("--rates", type=Path, help="YAML file of measured images/s")
     group.add_argument("--scale", metavar="A..B", help="numbers of cards to compare, as 1..512")
     group.add_argument("--plot", type=Path, help="SVG file for the curve of --scale")

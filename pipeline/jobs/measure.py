@@ -21,6 +21,7 @@ from pipeline.spec import Misuse
 GPU_SHARE = 0.92
 """Of a GPU's memory; the rest is for what other libraries take and for holes between blocks."""
 HOST_SHARE = 0.8
+MOST_GIB = 2**20
 
 
 class Found(NamedTuple):
@@ -94,8 +95,8 @@ def _try_stages(
 
 def _limit_bytes(world: World, memory_gib: float | None) -> int:
     if memory_gib is not None:
-        if memory_gib <= 0:
-            raise Misuse(f"memory is {memory_gib:g} GiB: expected more than 0")
+        if not 0 < memory_gib < MOST_GIB:
+            raise Misuse(f"memory is {memory_gib:g} GiB: expected more than 0, under {MOST_GIB}")
         return int(memory_gib * 2**30)
     if world.device.type == "cuda":
         return int(torch.cuda.get_device_properties(world.device).total_memory * GPU_SHARE)

@@ -24,6 +24,9 @@ from pipeline.run.files import write_atomically
 from pipeline.run.folder import DONE
 from pipeline.spec import Failure, Misuse, Spec, load
 
+GPUS_PER_NODE, NETWORK_GBIT = 8, 400.0
+"""Of a node, unless told."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -31,8 +34,8 @@ class Hardware:
 
     gpu: str | None = None
     nodes: int | None = None
-    gpus_per_node: int = 8
-    network_gbit: float = 400.0
+    gpus_per_node: int | None = None
+    network_gbit: float | None = None
     rates: Path | None = None
     scale: str | None = None
     plot: Path | None = None
@@ -122,6 +125,8 @@ def _check(hardware: Hardware) -> None:
     """Refuse options that contradict each other or mean nothing."""
     given = {
         "--nodes": hardware.nodes,
+        "--gpus-per-node": hardware.gpus_per_node,
+        "--network-gbit": hardware.network_gbit,
         "--scale": hardware.scale,
         "--rates": hardware.rates,
         "--plot": hardware.plot,
@@ -137,10 +142,13 @@ def _check(hardware: Hardware) -> None:
     for name, count in counts.items():
         if count is not None and not 1 <= count <= 65_536:
             raise Misuse(f"{name} is {count}: expected 1 to 65536")
-    if not 0 < hardware.network_gbit < 1e6:
-        raise Misuse(f"--network-gbit is {hardware.network_gbit:g}: expected Gbit/s of a node, 400")
+    gbit = hardware.network_gbit
+    if gbit is not None and not 0 < gbit < 1e6:
+        raise Misuse(f"--network-gbit is {gbit:g}: expected Gbit/s of a node, 400")
     if hardware.gpu is not None:
         card_named(hardware.gpu)
+    if hardware.scale is not None:
+        parse_range(hardware.scale)
 
 
 def _print_cost(
@@ -150,9 +158,8 @@ def _print_cost(
 
     job = job_of(recipe, planned, manifest, own_rates(hardware.rates) if hardware.rates else ())
     assert hardware.gpu is not None
-    cluster = Cluster(
-        hardware.gpu.lower(), hardware.nodes or 1, hardware.gpus_per_node, hardware.network_gbit
-    )
+    per_node, gbit = hardware.gpus_per_node or GPUS_PER_NODE, hardware.network_gbit or NETWORK_GBIT
+    cluster = Cluster(hardware.gpu.lower(), hardware.nodes or 1, per_node, gbit)
     if hardware.scale is None:
         world = world_for(planned, cluster.capacity, recipe.model.bn_group)
         print(estimate_text(job, estimate(job, cluster, world)))
