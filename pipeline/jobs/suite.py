@@ -19,13 +19,15 @@ class TaskSpec(Spec):
 class SuiteSpec(Spec):
     """Tasks that share one finetuning config; `config` is relative to the suite's file.
 
-    With `from_scratch` each task is also trained from random weights, as a yardstick.
+    `overrides` are of all tasks, a task's own come after them. With `from_scratch` each task is
+    also trained from random weights, as a yardstick.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: str = ""
     config: str
     runs: str = "runs"
+    overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     from_scratch: bool = False
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)

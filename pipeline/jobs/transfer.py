@@ -33,6 +33,7 @@ class Cell:
         """Return what makes the suite's config this training."""
         start = f"init={{from: '{model}'}}" if self.way == "finetuned" else "init=null"
         return [
+            *suite.overrides,
             *self.task.overrides,
             f"name={suite.name}-{self.task.name}-{self.way}-{self.seed}",
             f"runs={suite.runs}",

@@ -10,7 +10,7 @@ import yaml
 from pipeline.__main__ import main
 from pipeline.jobs import transfer as job
 from pipeline.jobs.suite import SuiteSpec, TaskSpec, load_suite
-from pipeline.recipe import load_recorded
+from pipeline.recipe import load_recipe, load_recorded
 from pipeline.run.files import read_json
 from pipeline.run.folder import RunFolder
 from pipeline.spec import Misuse
@@ -50,6 +50,33 @@ def test_the_config_lies_beside_the_suite_and_only_cuts_the_tasks(tmp_path: Path
     assert config == tmp_path / "fine.yaml"
     assert [task.name for task in suite.tasks] == ["a", "b"]
     assert [task.name for task in load_suite(path, ["b"])[0].tasks] == ["b"]
+
+
+def test_overrides_of_the_suite_hold_for_all_tasks_and_yield_to_a_task_s_own() -> None:
+    """As configs/transfer.yaml tells how to take another model."""
+    values = {
+        "name": "s",
+        "config": "fine.yaml",
+        "overrides": ["model.name=v2_m", "stages.px=480"],
+        "tasks": [TASKS[0], {**TASKS[1], "overrides": ["stages.px=384"]}],
+    }
+    suite = SuiteSpec.parse(values, "suite.yaml")
+    a, b = (job.Cell(task, "finetuned", 0).overrides(suite, "m") for task in suite.tasks)
+    assert a[:2] == ["model.name=v2_m", "stages.px=480"]
+    assert b[:3] == ["model.name=v2_m", "stages.px=480", "stages.px=384"]
+
+
+@pytest.mark.parametrize("name", ["transfer", "transfer_paper"])
+def test_the_published_suites_run_for_other_sizes(repo: Path, name: str) -> None:
+    suite, config = load_suite(repo / "configs" / f"{name}.yaml", None)
+    text = (repo / "configs" / "transfer.yaml").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("#   overrides: ")]
+    larger = SuiteSpec.parse({**suite.model_dump(), **yaml.safe_load(line[1:])}, "larger")
+    for task in larger.tasks:
+        words = job.Cell(task, "finetuned", 0).overrides(larger, "models:/m@candidate")
+        recipe = load_recipe(config, words)
+        assert (recipe.model.name, recipe.preprocess.eval_px) == ("v2_m", 480)
+        assert recipe.stages.resolve()[0].px == 480
 
 
 @pytest.mark.parametrize(
