@@ -8,9 +8,10 @@ extrapolate.
 from pathlib import Path
 
 import pytest
+from timm.data.auto_augment import auto_augment_policy_v0
 
 from pipeline.data.ops import CODES, OFFICIAL
-from pipeline.data.policies import argument, autoaugment_v0, randaugment
+from pipeline.data.policies import V0, argument, autoaugment_v0, randaugment
 from pipeline.plan.draws import Stream, keyed
 from pipeline.recipe import load_recipe
 
@@ -86,3 +87,13 @@ def test_autoaugment_v0_moves_and_hides_further() -> None:
     assert found["TranslateY"] == {official("TranslateY", 9, translate=250)} == {225.0}
     assert found["ShearY"] == {round(official("ShearY", level), 6) for level in (0, 3, 4, 7)}
     assert found["Rotate"] == {round(official("Rotate", level), 6) for level in (0, 2, 5, 7, 8, 9)}
+
+
+def test_the_sub_policies_of_autoaugment_v0_are_those_that_timm_copied() -> None:
+    """timm wrote `policy_v0` down on its own; its translations are relative, under another name."""
+    theirs = tuple(
+        tuple((op.name.removesuffix("Rel"), op.prob, op.magnitude) for op in pair)
+        for pair in auto_augment_policy_v0({})
+    )
+    assert len(theirs) == 25
+    assert theirs == V0
