@@ -146,10 +146,27 @@ def plan_text(recipe: Recipe, plan: Plan, manifest: Manifest | None) -> str:
         f"data {recipe.data.name or recipe.data.path}, global batch {recipe.batch.global_size}, "
         f"{recipe.strategy.kind}, {recipe.compute.precision}",
     ]
+    head += _fixed(recipe, plan)
     head += [f"source: {recipe.source}"] if recipe.source else []
     head += [f"expects: {recipe.expects}"] if recipe.expects else []
     table = plan.table(lambda px: float(model_macs(model, px, classes)))
     return "\n".join([*head, table, *(f"no effect: {text}" for text in without_effect(recipe))])
+
+
+def _fixed(recipe: Recipe, plan: Plan) -> list[str]:
+    """Say what is the same in all stages: pixels, policy, evaluation, what else regularises."""
+    augment, preprocess, model = recipe.augment, recipe.preprocess, recipe.model
+    layers = f" of {augment.num_layers} layers" if augment.kind.startswith("randaugment") else ""
+    lines = [
+        f"images: crop {augment.crop}, {augment.kind}{layers}; evaluated at {preprocess.eval_px} "
+        f"px, {preprocess.eval_resize}",
+        f"weight decay {recipe.optim.weight_decay:g}, label smoothing "
+        f"{recipe.loss.label_smoothing:g}, drop-path {model.drop_path:g}, "
+        f"BatchNorm momentum {model.bn_momentum:g}, loss {recipe.loss.kind}",
+    ]
+    if not layers and any(stage.settings.randaugment for stage in plan.stages):
+        lines.append(f"! augment.kind {augment.kind} has no magnitude: stages.randaugment is idle")
+    return lines
 
 
 def num_classes(recipe: Recipe, manifest: Manifest | None) -> int:

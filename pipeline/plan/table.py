@@ -8,6 +8,8 @@ from pipeline.plan.text import aligned
 _HEAD = ("stage", "steps", "epochs", "px", "randaug", "mixup", "cutmix", "dropout",
          "lr first", "lr last", "micro-batches")  # fmt: skip
 
+SMALL_MACS = 1e8  # under this two decimals of a GMAC would say nothing
+
 
 def render(
     plan: Plan, macs_at: Callable[[int], float] | None = None, world_size: int | None = None
@@ -48,7 +50,8 @@ def _row(
     if world_size:
         cells.append(_accumulation(settings.micro_batches, world_size))
     if macs_at:
-        cells.append(f"{macs_at(settings.px) / 1e9:.3f}")
+        macs = macs_at(settings.px)
+        cells.append(f"{macs / 1e9:.3f}" if macs >= SMALL_MACS else _gmacs(macs))
     return cells
 
 
@@ -75,7 +78,11 @@ def _summary(plan: Plan, macs_at: Callable[[int], float] | None) -> list[str]:
     if macs_at:
         mean, last = mean_macs(plan, macs_at), macs_at(plan.stages[-1].settings.px)
         lines.append(
-            f"{mean / 1e9:.2f} GMACs an image forward on average, {last / 1e9:.2f} at the final "
+            f"{_gmacs(mean)} GMACs an image forward on average, {_gmacs(last)} at the final "
             f"{plan.stages[-1].settings.px} px throughout: {1 - mean / last:.0%} saved"
         )
     return lines
+
+
+def _gmacs(macs: float) -> str:
+    return f"{macs / 1e9:.2f}" if macs >= SMALL_MACS else f"{macs / 1e9:.3g}"

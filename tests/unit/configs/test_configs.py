@@ -72,6 +72,27 @@ def test_every_run_loads_and_plans(name: str) -> None:
     assert re.search(r"GMACs an image forward on average, .* throughout: -?\d+% saved", printed)
 
 
+def test_the_plan_says_what_no_stage_changes() -> None:
+    """Else RandAugment 0 of the older models would read as no augmentation at all."""
+    printed = plan_text(recipe("v1_b0_1k"), recipe("v1_b0_1k").plan(1_281_167), None)
+    assert "images: crop tensorflow_legacy, autoaugment_v0; evaluated at 224 px, center" in printed
+    assert "drop-path 0.2, BatchNorm momentum 0.1, loss softmax" in printed
+    assert "!" not in printed
+    printed = plan_text(recipe("v2_s_21k_released"), recipe("v2_s_21k_released").plan(10**7), None)
+    assert "crop tensorflow, none; evaluated at 224 px, auto" in printed
+    assert "label smoothing 0, drop-path 0," in printed
+    other = recipe("v2_s_1k", "augment.kind=autoaugment_v0")
+    assert "stages.randaugment is idle" in plan_text(other, other.plan(1_281_167), None)
+
+
+def test_the_cost_of_a_small_model_is_not_rounded_away() -> None:
+    """Its saving would otherwise be one of 0.01 GMACs against 0.01."""
+    loaded = recipe("cifar10")
+    printed = plan_text(loaded, loaded.plan(50_000), None)
+    mean, last = re.findall(r"^([\d.]+) GMACs .* average, ([\d.]+) at", printed, re.M)[0]
+    assert 0.0114 == float(last) > float(mean) > 0.008
+
+
 @pytest.mark.parametrize("name", [*PUBLISHED, *FINETUNES])
 def test_every_published_run_is_on_the_page_of_recipes(name: str) -> None:
     assert f"`{name}`" in (CONFIGS.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
