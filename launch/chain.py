@@ -1,12 +1,12 @@
 """A chain: jobs of the pipeline that wait for each other, read from one YAML file.
 
-    name: v2_l
+    name: v2_s
     slurm: {partition: gpu}                      for all jobs; each may say otherwise
     jobs:
-      - {name: pretrain, run: train configs/v2_l_21k.yaml}
-      - {name: finetune, run: train configs/v2_l_21k_ft1k.yaml}
+      - {name: pretrain, run: train configs/v2_s_21k.yaml}
+      - {name: finetune, run: train configs/v2_s_21k_ft1k.yaml}
       - name: transfer
-        run: transfer models:/effnetv2-l-21k-ft1k@candidate configs/transfer.yaml
+        run: transfer models:/effnetv2-s-21k-ft1k@candidate configs/transfer.yaml
         after: [finetune]                        default: the job above; [] waits for none
         slurm: {time: "4:00:00"}
 

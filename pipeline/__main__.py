@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     transfer = _job(jobs, "transfer", _transfer, "finetune a model on a suite of tasks")
     transfer.add_argument("model", help="models:/NAME@alias or a package folder")
     transfer.add_argument("suite", type=Path, help="YAML file: the tasks")
+    transfer.add_argument("overrides", nargs="*", help="key=value of the suite: name, overrides")
     transfer.add_argument("--only", action="append", help="run just this task (repeatable)")
 
     predict = _job(jobs, "predict", _predict, "name what is on images")
@@ -165,7 +166,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _transfer(options: argparse.Namespace) -> int:
     from pipeline.jobs.transfer import transfer
 
-    return transfer(options.model, options.suite, options.only)
+    return transfer(options.model, options.suite, options.only, options.overrides)
 
 
 def _predict(options: argparse.Namespace) -> int:

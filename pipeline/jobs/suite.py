@@ -1,5 +1,6 @@
 """A transfer suite: the tasks that a pretrained model is judged by, as a file of settings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -33,13 +34,18 @@ class SuiteSpec(Spec):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
 
 
-def load_suite(path: Path, only: list[str] | None) -> tuple[SuiteSpec, Path]:
+def load_suite(
+    path: Path, only: list[str] | None, overrides: Sequence[str] = ()
+) -> tuple[SuiteSpec, Path]:
     """Read a suite and return it, cut down to the tasks in `only`, with its config's path.
+
+    `overrides` change the suite's own settings, as `name=larger` or
+    `overrides=[model.name=v2_m,stages.px=480]`.
 
     Raises:
         Misuse: the file is wrong, or `only` names a task that is not in it.
     """
-    suite = SuiteSpec.parse(load(path), str(path))
+    suite = SuiteSpec.parse(load(path, overrides), str(path))
     names = [task.name for task in suite.tasks]
     unknown = [name for name in only or [] if name not in names]
     if unknown:

@@ -5,6 +5,7 @@ other: finished trainings are only read. A task whose shards are missing is name
 """
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,15 @@ class Cell:
         ]
 
 
-def transfer(model: str, path: Path, only: list[str] | None) -> int:
+def transfer(model: str, path: Path, only: list[str] | None, overrides: Sequence[str] = ()) -> int:
     """Train all cells of the suite, print the table and write transfer.json.
+
+    `overrides` change the suite's own settings, not those of its config.
 
     Raises:
         Misuse: the suite, the config or an override is wrong.
     """
-    suite, config = load_suite(path, only)
+    suite, config = load_suite(path, only, overrides)
     results: list[dict[str, Any]] = []
     missing = False
     for task in suite.tasks:

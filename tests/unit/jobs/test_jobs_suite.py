@@ -1,5 +1,6 @@
 """Transfer suites: which trainings they mean, what is run again, what is missing."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.chain import read_chain
 from pipeline.__main__ import main
 from pipeline.jobs import transfer as job
 from pipeline.jobs.suite import SuiteSpec, TaskSpec, load_suite
@@ -68,15 +70,32 @@ def test_overrides_of_the_suite_hold_for_all_tasks_and_yield_to_a_task_s_own() -
 
 @pytest.mark.parametrize("name", ["transfer", "transfer_paper"])
 def test_the_published_suites_run_for_other_sizes(repo: Path, name: str) -> None:
-    suite, config = load_suite(repo / "configs" / f"{name}.yaml", None)
+    """By the words that configs/transfer.yaml gives."""
     text = (repo / "configs" / "transfer.yaml").read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("#   overrides: ")]
-    larger = SuiteSpec.parse({**suite.model_dump(), **yaml.safe_load(line[1:])}, "larger")
+    (line,) = [line for line in text.splitlines() if line.startswith("#   name=")]
+    larger, config = load_suite(repo / "configs" / f"{name}.yaml", None, shlex.split(line[1:]))
+    assert larger.name == "transfer-m"
     for task in larger.tasks:
         words = job.Cell(task, "finetuned", 0).overrides(larger, "models:/m@candidate")
         recipe = load_recipe(config, words)
         assert (recipe.model.name, recipe.preprocess.eval_px) == ("v2_m", 480)
         assert recipe.stages.resolve()[0].px == 480
+
+
+def test_the_chain_on_the_page_of_slurm_transfers_the_model_that_it_trained(
+    repo: Path, tmp_path: Path
+) -> None:
+    page = (repo / "docs/slurm.md").read_text(encoding="utf-8")
+    (text,) = [block for block in page.split("```") if "\njobs:\n" in block]
+    (tmp_path / "chain.yaml").write_text(text)
+    chain = read_chain([tmp_path / "chain.yaml"])
+    finetuning, (_, model, suite, *words) = chain.jobs[-2].run, chain.jobs[-1].run
+    larger, config = load_suite(repo / suite, None, words)
+    cell = job.Cell(larger.tasks[0], "finetuned", 0)
+    trained = load_recipe(repo / finetuning[1])
+    moved = load_recipe(config, cell.overrides(larger, model))
+    assert model == f"models:/{trained.tracking.register_as}@candidate"
+    assert moved.model.name == trained.model.name == "v2_l"
 
 
 @pytest.mark.parametrize(
