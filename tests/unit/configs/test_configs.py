@@ -247,6 +247,14 @@ def test_cifar_grows_from_20_to_32_px() -> None:
     assert all(stage.micro_batches % 2 == 0 for stage in loaded.stages.resolve())
 
 
+@pytest.mark.parametrize("page", sorted(p.name for p in CONFIGS.parent.glob("docs/*.md")))
+def test_local_trainings_on_the_pages_say_how_many_ranks(page: str) -> None:
+    """Without it the command is refused."""
+    text = (CONFIGS.parent / "docs" / page).read_text(encoding="utf-8")
+    for words in re.findall(r"-m launch local (.*train .*)", text):
+        assert re.match(r"--ranks \d+ train configs/\w+\.yaml", words), words
+
+
 @pytest.mark.parametrize("script", sorted(p.name for p in CONFIGS.parent.glob("launch/*.sh")))
 def test_every_launch_script_names_a_config_that_loads(script: str) -> None:
     text = (CONFIGS.parent / "launch" / script).read_text(encoding="utf-8")
