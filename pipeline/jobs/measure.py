@@ -47,12 +47,7 @@ def measure(
         Misuse: no micro-batch fits, or ranks, lanes and batch exclude each other.
     """
     stages = recipe.stages.resolve()
-    counts = [
-        micro_batch_counts(
-            recipe.batch.global_size, ranks, recipe.loader.lanes, stage.mixup + stage.cutmix > 0
-        )
-        for stage in stages
-    ]
+    counts = [_counts(recipe, stage, ranks) for stage in stages]
     if recipe.model.bn_group > 1:
         raise Misuse(
             f"field 'model.bn_group' is {recipe.model.bn_group}: such groups are cut from the "
@@ -65,6 +60,16 @@ def measure(
     finally:
         world.close()
     return _text(recipe, found, ranks, limit, world)
+
+
+def _counts(recipe: Recipe, stage: Stage, ranks: int) -> list[int]:
+    """Return the numbers of micro-batches to try, but for single images where there is a choice.
+
+    BatchNorm cannot normalise one image by itself where strides leave one pixel of it.
+    """
+    size, mixes = recipe.batch.global_size, stage.mixup + stage.cutmix > 0
+    counts = micro_batch_counts(size, ranks, recipe.loader.lanes, mixes)
+    return [count for count in counts if count < size] or counts
 
 
 def _try_stages(

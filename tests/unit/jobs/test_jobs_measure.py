@@ -50,6 +50,13 @@ def test_the_text_is_a_piece_of_config() -> None:
     assert [stage.micro_batches for stage in merged.stages.resolve()] == counts(text) == [4, 4]
 
 
+def test_single_images_are_not_tried_since_batch_norm_may_have_one_pixel_of_them() -> None:
+    """At 8 px the strides leave one; the first stage of the demo does not mix."""
+    small = recipe("stages.px=8", "preprocess.eval_px=8")
+    assert small.stages.resolve()[0].mixup == 0
+    assert min(counts(measure(small, 10, ranks=1, memory_gib=used_gib() + 8))) >= 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "ranks", "memory_gib", "said"),
     [
