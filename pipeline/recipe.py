@@ -161,6 +161,8 @@ class Recipe(Spec):
             smallest_px,
         )
         sizes = {f"stages.{stage.number}.px": stage.settings.px for stage in plan.stages}
+        if self.model.bn_group == 1:
+            _check_batch_norm(plan, smallest_px)
         check_sizes(self.model, {**sizes, "preprocess.eval_px": self.preprocess.eval_px})
         return plan
 
@@ -212,3 +214,19 @@ def _with_card(data: Any, cards: Path) -> Any:
         return top
     rest = {key: value for key, value in top.items() if key != "path"}
     return merge(load(card), {"name": name, **rest})
+
+
+def _check_batch_norm(plan: Plan, stride_px: int) -> None:
+    """Refuse single images of which `stride_px` leaves one pixel: they have no deviation.
+
+    Raises:
+        Misuse: names the stage and both remedies.
+    """
+    for number, stage in ((planned.number, planned.settings) for planned in plan.stages):
+        if stage.micro_batches == plan.global_batch and stage.px <= stride_px:
+            raise Misuse(
+                f"field 'stages.{number}.micro_batches' is {stage.micro_batches}: of a single "
+                f"image of {stage.px} px the model's strides leave one pixel, which BatchNorm "
+                f"cannot normalise; use at most {plan.global_batch // 2} micro-batches, or images "
+                f"over {stride_px} px (stages.{number}.px)"
+            )

@@ -287,6 +287,10 @@ def test_a_wrong_override_names_field_and_remedy(override: str, message: str) ->
         (["length={steps: 3}", "lr.warmup_epochs=0"], "3 steps cannot hold 4 stages"),
         (["stages.px=[16, 380]"], "'stages.0.px' is 16: .* 32 px or more; set stages.0.px=32"),
         (["preprocess.eval_px=31"], "'preprocess.eval_px' is 31: .* 32 px or more"),
+        (
+            ["stages={kind: fixed, px: 32, micro_batches: 64}", "batch.global_size=64"],
+            "'stages.0.micro_batches' is 64: .* at most 32 micro-batches, or images over 32 px",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_first_step(
