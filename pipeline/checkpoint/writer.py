@@ -12,6 +12,8 @@ from pipeline.checkpoint.state import TrainState
 from pipeline.checkpoint.store import Store
 
 MAX_FAILURES = 3
+CLOSE_S = 120.0
+"""So long may the last write take when a training ends by an error: a dead disk blocks for ever."""
 
 
 class Writer:
@@ -55,6 +57,14 @@ class Writer:
         if self._failures >= MAX_FAILURES:
             raise error
         return False
+
+    def close(self) -> None:
+        """Let a write that is under way finish, whatever ended the training; raises nothing."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+            if self._thread.is_alive() or self._error is not None:
+                why = self._error or f"still not written after {CLOSE_S:.0f} s"
+                self._say(f"{self._store.folder}: the last checkpoint is lost: {why}")
 
     def _commit(self, state: TrainState, facts: dict[str, Any]) -> None:
         try:

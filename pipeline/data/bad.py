@@ -127,6 +127,10 @@ class Tally:
         self.bad += bad
         self.used += self._global_batch
 
+    def back_to(self, steps: int, bad: int) -> None:
+        """Forget the steps after `steps`, which are undone, and what was bad in them."""
+        self.bad, self.used = bad, steps * self._global_batch
+
     def check(self) -> None:
         """Raise a Failure that names the first ones of this rank if the budget is spent."""
         if self.bad > self._spec.budget * max(self.used, self._at_least):

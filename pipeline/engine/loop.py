@@ -194,6 +194,7 @@ def _go_back(
         loop.writer.wait()
     state = recovery.newest() or first
     restore(loop.stepper, state)
+    loop.tally.back_to(state.step, state.bad_samples)
     window = recovery.data.leave_out(state.step, course.step)
     recovery.tell(trouble, window)
     return replace(Course.of(state), windows=recovery.data.windows), state

@@ -64,7 +64,10 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
             restore(stepper, state)
             newest = partial(_newest, store, world, progress)
             recovery = Recovery(data, newest, progress.went_back)
-            loop = _loop(prepared, stepper, loader, scoring, store, progress, recovery, state)
+            writer = Writer(store, progress.say) if world.is_first else None
+            if writer is not None:
+                stack.callback(writer.close)  # before the spool closes, which a commit syncs
+            loop = _loop(prepared, stepper, loader, scoring, writer, progress, recovery, state)
             state, complete = run_loop(loop, state, wish)
             if not complete:
                 return progress.saved(state.step)
@@ -79,7 +82,7 @@ def _loop(
     stepper: Stepper,
     loader: DeviceLoader,
     scoring: Scoring,
-    store: Store,
+    writer: Writer | None,
     progress: Progress,
     recovery: Recovery,
     state: TrainState,
@@ -92,7 +95,7 @@ def _loop(
         data_wait_s=lambda: loader.wait_s,
         report=progress.step,
         evaluate=scoring.at_step,
-        writer=Writer(store, progress.say) if stepper.world.is_first else None,
+        writer=writer,
         tally=Tally(
             recipe.loader.bad, plan.num_samples, plan.global_batch, state.step, state.bad_samples
         ),

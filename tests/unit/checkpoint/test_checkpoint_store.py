@@ -242,6 +242,25 @@ def test_training_may_change_weights_while_they_are_written(store: Store) -> Non
     assert equal(read(store.folder / "step-000000004"), make_state(4))
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_training_that_ends_by_an_error_lets_the_last_write_finish(
+    store: Store, works: bool
+) -> None:
+    free, said = threading.Event(), list[str]()
+
+    def fence() -> None:
+        free.wait(60)
+        if not works:
+            raise OSError("disk is gone")
+
+    writer = Writer(replace(store, fence=fence), said.append)
+    writer.save(make_state(4), {})
+    threading.Timer(0.2, free.set).start()
+    writer.close()
+    assert steps(store) == ([4] if works else [])
+    assert works != any("lost: disk is gone" in text for text in said)
+
+
 def test_every_field_of_a_state_survives(store: Store) -> None:
     state = make_state(8, best_step=6)
     again = read(store.commit(state.on_host(), {}))

@@ -135,6 +135,14 @@ def test_each_bad_sample_is_named_once():
     assert tally.note([]) == []
 
 
+def test_undone_steps_are_forgotten() -> None:
+    tally = Tally(BUDGET, 1000, 10)
+    for bad in (1, 0, 2):
+        tally.add(bad)
+    tally.back_to(1, 1)
+    assert (tally.bad, tally.used) == (1, 10)
+
+
 def after(tally: Tally, steps: list[int]) -> int | None:
     """Return the step after which the budget is spent."""
     for number, bad in enumerate(steps, 1):

@@ -112,6 +112,7 @@ class Training:
         self.guard, self.save_every = guard or GuardSpec(), save_every
         self.stop_at, self.can_go_back = math.inf, True
         self.stepper = self._stepper(strategy or DdpSpec(), compute or ComputeSpec())
+        self.tally = Tally(BadSpec(), 40, BATCH)
         self.before_step: Callable[[int], None] = lambda batch: None
 
     def _stepper(self, strategy: StrategySpec, compute: ComputeSpec) -> Stepper:
@@ -163,7 +164,7 @@ class Training:
             report=self.reports.append,
             evaluate=lambda step: 0.5,
             writer=Writer(self.store, print) if self.is_first else None,
-            tally=Tally(BadSpec(), 40, BATCH),
+            tally=self.tally,
             name_bad=lambda bad: None,
             facts={},
             save_every=self.save_every,

@@ -16,7 +16,7 @@ from pipeline.models.batchnorm import step_batch_norms
 from pipeline.parallel.settings import ComputeSpec
 from pipeline.parallel.world import World
 from pipeline.spec import Failure
-from tests.unit.engine.small_training import STEPS, Training, make_plan_of, micro_batch
+from tests.unit.engine.small_training import BATCH, STEPS, Training, make_plan_of, micro_batch
 
 NAN, INF = math.nan, math.inf
 
@@ -102,6 +102,7 @@ def test_too_many_in_a_row_go_back_and_leave_the_data_out(
     assert one.told == [((8, 10, "the loss was not finite"), window)]
     assert [r.step for r in one.reports] == [*range(1, 11), *range(5, STEPS + 1)]
     assert state.bad_steps == (6,), "batch 11; those that were undone do not count"
+    assert one.tally.used == STEPS * BATCH, "samples of undone steps do not count either"
 
 
 def test_a_stage_begins_at_its_step_whatever_was_left_out(
