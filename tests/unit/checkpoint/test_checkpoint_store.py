@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -172,10 +173,9 @@ import sys, os, signal
 from pathlib import Path
 import torch
 from pipeline.checkpoint import store as module
-sys.path.insert(0, sys.argv[3])
+sys.path.insert(0, sys.argv[2])
 from test_checkpoint_store import make_state
-limit = int(sys.argv[2])
-calls = 0
+calls = limit = 0
 def counted(real):
     def call(*args, **kwargs):
         global calls
@@ -188,25 +188,35 @@ module.os.fsync = counted(os.fsync)
 module.os.rename = counted(os.rename)
 module.os.replace = counted(os.replace)
 module.save_file = counted(module.save_file)
-store = module.Store(Path(sys.argv[1]), 2, lambda: None)
-store.commit(make_state(2), {})
+for line in sys.stdin:
+    limit = int(line)
+    if (pid := os.fork()) == 0:
+        module.Store(Path(sys.argv[1]), 2, lambda: None).commit(make_state(2), {})
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+"""Commits once for each line of stdin; the commit is killed at as many calls as the line says."""
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_system_call_of_a_commit_leaves_a_whole_checkpoint(store: Store) -> None:
     first = make_state(1)
     store.commit(first, {})
-    seen = set()
-    for call in (1, 2, 4, 5, 7, 9, 11, 13, 14, 15, 16, 17, 99):
-        script = [sys.executable, "-c", KILLED, str(store.folder), str(call)]
-        subprocess.run([*script, str(Path(__file__).parent)], timeout=60, check=False)
-        store.prepare()
-        newest = store.newest(lambda text: None)
-        assert newest is not None
-        state = read(newest)
-        assert equal(state, make_state(state.step))
-        seen.add(state.step)
+    seen, codes = set(), []
+    script = [sys.executable, "-c", KILLED, store.folder, Path(__file__).parent]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(script, stdin=pipe, stdout=pipe, text=True) as killed:
+        assert killed.stdin is not None and killed.stdout is not None
+        for call in (1, 2, 4, 5, 7, 9, 11, 13, 14, 15, 16, 17, 99):
+            print(call, file=killed.stdin, flush=True)
+            codes.append(int(killed.stdout.readline()))
+            store.prepare()
+            newest = store.newest(lambda text: None)
+            assert newest is not None
+            state = read(newest)
+            assert equal(state, make_state(state.step))
+            seen.add(state.step)
+    assert codes == [-signal.SIGKILL] * 12 + [0]
     assert seen == {1, 2}
 
 
