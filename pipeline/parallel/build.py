@@ -1,5 +1,8 @@
 """From a strategy's settings to the strategy: the one place that lists them."""
 
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -12,6 +15,9 @@ from pipeline.parallel.settings import (
 )
 from pipeline.parallel.strategy import Strategy
 from pipeline.parallel.world import World
+
+if TYPE_CHECKING:
+    from pipeline.parallel.deepspeed import Deepspeed
 
 
 def build_strategy(
@@ -36,6 +42,19 @@ def build_strategy(
         from pipeline.parallel.fsdp import Fsdp
 
         return Fsdp(spec, world, model, optimizer, compute, first_slots)
-    from pipeline.parallel.deepspeed import Deepspeed
+    return import_deepspeed()(spec, world, model, optimizer, compute, first_slots)
 
-    return Deepspeed(spec, world, model, optimizer, compute, first_slots)
+
+def import_deepspeed() -> "type[Deepspeed]":
+    """Import DeepSpeed without mlflow, which its autotuner alone would use.
+
+    That would cost every rank a second, 110 MiB and a thread.
+    """
+    modules = cast("dict[str, Any]", sys.modules)
+    hidden = modules.setdefault("mlflow", None) is None
+    try:
+        from pipeline.parallel.deepspeed import Deepspeed
+    finally:
+        if hidden:
+            del modules["mlflow"]
+    return Deepspeed
