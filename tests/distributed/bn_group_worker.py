@@ -1,12 +1,13 @@
 """One rank of steps whose BatchNorm statistics are shared by groups; writes what came out.
 
-    python bn_group_worker.py RANK WORLD MICRO_BATCHES FOLDER GROUP...
+    RANK=0 WORLD_SIZE=2 python -m tests.distributed.bn_group_worker MICRO_BATCHES FOLDER GROUP...
 
 It does what the engine does (forward passes over this rank's micro-batches, one sum of gradients,
 one commit) without a strategy around it, in float64, so that only a mistake can differ.
 """
 
 import copy
+import os
 import sys
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def step(world: World, group: int, micro_batches: int) -> dict[str, torch.Tensor
     return results | {f"buffer/{n}": b for n, b in model.named_buffers() if "running" in n}
 
 
-def main(rank: int, size: int, micro_batches: int, folder: Path, groups: list[int]) -> None:
+def main(micro_batches: int, folder: Path, groups: list[int]) -> None:
     torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     world = World(rank, size, torch.device("cpu"))
@@ -76,5 +78,4 @@ def main(rank: int, size: int, micro_batches: int, folder: Path, groups: list[in
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in (*sys.argv[1:4], *sys.argv[5:])]
-    main(numbers[0], numbers[1], numbers[2], Path(sys.argv[4]), numbers[3:])
+    main(int(sys.argv[1]), Path(sys.argv[2]), [int(word) for word in sys.argv[3:]])

@@ -1,6 +1,6 @@
 """One rank of the strategies' shared suite: trains a small network under each of them.
 
-    RANK=0 WORLD_SIZE=1 python tests/distributed/strategy_worker.py FOLDER
+    RANK=0 WORLD_SIZE=1 python -m tests.distributed.strategy_worker FOLDER
 
 Runs everything in one process group and writes what came out, from every rank, to FOLDER; the
 tests judge it. A later worker with more ranks goes on from what an earlier one saved there.
@@ -304,6 +304,7 @@ def main(folder: Path) -> None:
     clipping(world, record)
     curves(world, record)
     overflows(world, record)
+    record.facts["mlflow"] = "mlflow" in sys.modules
     record.close()
     world.close()
 

@@ -1,10 +1,5 @@
 """BatchNorm statistics of a group of micro-batches are the same whatever ranks work on it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +8,7 @@ pytestmark = pytest.mark.distributed
 
 Results = dict[str, torch.Tensor]
 Ranks = list[Results]
-WORKER = Path(__file__).with_name("bn_group_worker.py")
+WORKER = "tests.distributed.bn_group_worker"
 MICRO_BATCHES = 4
 GENTLE = ("length={steps: 8}", "lr={kind: constant, peak: 0.002}", "batch.global_size=64",
           "stages={kind: fixed, px: 16, micro_batches: 4, mixup: 0.1, dropout: 0.1}",
@@ -22,30 +17,17 @@ GENTLE = ("length={steps: 8}", "lr={kind: constant, peak: 0.002}", "batch.global
 
 
 @pytest.fixture(scope="module")
-def steps(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Ranks]:
+def steps(starters, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Ranks]:
     """What each rank wrote, by world and group."""
     found: dict[tuple[int, int], Ranks] = {}
     for world, groups in ((1, (2, 4)), (2, (1, 2, 4)), (4, (2, 4))):
         folder = tmp_path_factory.mktemp(f"world-{world}")
-        run_ranks(repo, folder, world, groups)
+        words = [WORKER, str(MICRO_BATCHES), str(folder), *map(str, groups)]
+        starters.start(words, world, folder / "log").finish(120)
         for group in groups:
             files = [folder / f"group-{group}-rank-{rank}.safetensors" for rank in range(world)]
             found[world, group] = [load_file(file) for file in files]
     return found
-
-
-def run_ranks(repo: Path, folder: Path, world: int, groups: tuple[int, ...]) -> None:
-    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
-    words = [str(word) for word in (world, MICRO_BATCHES, folder, *groups)]
-    ranks = [
-        subprocess.Popen([sys.executable, str(WORKER), str(rank), *words], cwd=repo, env=env)
-        for rank in range(world)
-    ]
-    try:
-        assert [rank.wait(120) for rank in ranks] == [0] * world
-    finally:
-        for rank in ranks:
-            rank.kill()
 
 
 def merged(ranks: Ranks) -> Results:

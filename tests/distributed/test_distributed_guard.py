@@ -1,10 +1,6 @@
 """Ranks leave out the same steps and the same data, and notice when they differ."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,45 +43,19 @@ class Results:
             for rank in range(world)
         ]
 
-    def start(self, repo: Path, world: int, jobs: list[str]) -> None:
-        """Run `jobs` with so many ranks."""
-        folder = self.folder / f"world{world}"
-        folder.mkdir()
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        env = {key: v for key, v in os.environ.items() if not key.startswith("SLURM_")}
-        env |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        env |= {"OMP_NUM_THREADS": "1"}
-        log = folder / "log"
-        with log.open("wb") as output:
-            ranks = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.distributed.guard_worker", str(folder), *jobs],
-                    cwd=repo,
-                    env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-                for rank in range(world)
-            ]
-            try:
-                codes = [rank.wait(280) for rank in ranks]
-            finally:
-                for rank in ranks:
-                    rank.kill()
-        assert codes == [0] * world, log.read_text()[-5000:]
-
 
 @pytest.fixture(scope="module")
-def results(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(starters, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Everything that this file looks at, of one start of each world."""
-    results = Results(tmp_path_factory.mktemp("guard"))
-    results.start(repo, 1, ["skip:ddp"])
+    folder = tmp_path_factory.mktemp("guard")
     jobs = [f"skip:{strategy}" for strategy in ("ddp", *SHARDED)]
     jobs += [f"rollback:{strategy}" for strategy in GO_BACK]
-    results.start(repo, 2, [*jobs, "drift:ddp"])
-    return results
+    for world, cases in ((1, ["skip:ddp"]), (2, [*jobs, "drift:ddp"])):
+        place = folder / f"world{world}"
+        place.mkdir()
+        words = ["tests.distributed.guard_worker", str(place), *cases]
+        starters.start(words, world, place / "log").finish(280)
+    return Results(folder)
 
 
 def same(a: Rank, b: Rank) -> bool:

@@ -5,9 +5,6 @@ The reference is DDP on one rank in fp32.
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.conftest import free_port
 from tests.distributed.strategy_worker import CLIP, MIXED, SAVED, STRATEGIES, TOO_LARGE
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-WORKER = Path(__file__).with_name("strategy_worker.py")
+WORKER = "tests.distributed.strategy_worker"
 WORLDS = (1, 2)
 TIMEOUT_S = 400
 FP32 = 1e-6
@@ -44,32 +40,12 @@ class Results:
         return load_file(self.folder / f"{name}-{world}-{rank}.safetensors")
 
 
-def run_ranks(repo: Path, folder: Path, world: int) -> None:
-    port, processes = str(free_port()), []
-    for rank in range(world):
-        env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-        env |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        env |= {"PYTHONPATH": str(repo)}
-        with (folder / f"log-{world}-{rank}").open("wb") as log:
-            command = [sys.executable, str(WORKER), str(folder)]
-            processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
-    try:
-        codes = [process.wait(TIMEOUT_S) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    logs = [(folder / f"log-{world}-{rank}").read_text()[-3000:] for rank in range(world)]
-    assert codes == [0] * world, "\n".join(logs)
-
-
 @pytest.fixture(scope="module")
-def results(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(starters, tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("strategies")
     facts = {}
     for world in WORLDS:
-        run_ranks(repo, folder, world)
+        starters.start([WORKER, str(folder)], world, folder / f"log-{world}").finish(TIMEOUT_S)
         for rank in range(world):
             facts[world, rank] = json.loads((folder / f"facts-{world}-{rank}.json").read_text())
     return Results(folder, facts)
@@ -207,3 +183,7 @@ def test_discarded_gradients_leave_no_trace(results: Results, name: str, world: 
     run = results.of(f"discard-{name}", world)
     assert run["kept"]
     assert largest(run["losses"], results.of("fp32-ddp")["losses"][SAVED:]) < FP32
+
+
+def test_deepspeed_comes_without_mlflow(results: Results) -> None:
+    assert all(facts["mlflow"] is False for facts in results.facts.values())

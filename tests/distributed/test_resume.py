@@ -44,10 +44,10 @@ def wait_for_step(launcher, name: str, step: int, ranks, read_losses) -> None:
 
 @pytest.mark.parametrize(("strategy", "world"), CASES)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
-    launcher, read_losses, strategy: str, world: int
+    launcher, references, read_losses, strategy: str, world: int
 ) -> None:
     settings = (*SETTINGS, STRATEGIES[strategy])
-    whole = launcher.run("whole", world, *settings)
+    whole = references.run_once(f"{strategy}-{world}", world, *settings)
 
     ranks = launcher.start("killed", world, *settings)
     wait_for_step(launcher, "killed", KILL_FROM, ranks, read_losses)
@@ -65,9 +65,11 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     assert read_losses(folder) == read_losses(whole)
 
 
-def test_a_signal_loses_no_step_and_the_same_command_goes_on(launcher, read_losses) -> None:
-    settings = (*SETTINGS, "strategy=ddp")
-    whole = launcher.run("whole", 2, *settings)
+def test_a_signal_loses_no_step_and_the_same_command_goes_on(
+    launcher, references, read_losses
+) -> None:
+    settings = (*SETTINGS, STRATEGIES["ddp"])
+    whole = references.run_once("ddp-2", 2, *settings)
     ranks = launcher.start("stopped", 2, *settings)
     wait_for_step(launcher, "stopped", 24, ranks, read_losses)
     ranks.processes[1].send_signal(signal.SIGUSR2)
