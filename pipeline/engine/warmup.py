@@ -77,6 +77,33 @@ def rehearse_stages(stepper: Stepper, plan: Plan, first_step: int, most: int | N
             raise Misuse(str(refusal)) from None
 
 
+@torch.inference_mode()
+def rehearse_evaluation(stepper: Stepper, px: int, batch: int) -> None:
+    """Score `batch` images of noise of `px` with the average, beside everything training holds.
+
+    Raises:
+        Misuse: there is no memory for it on some rank; all ranks refuse.
+    """
+    reason = ""
+    try:
+        pixels = torch.zeros(batch, px, px, 3, dtype=torch.uint8)
+        stepper.ema.module(stepper.inputs.images(pixels)).argmax(1).cpu()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (
+            f"field 'evaluate.batch' is {batch}: so many images of {px} px do not fit into memory "
+            f"beside the training ({str(error).partition(chr(10))[0]}); use less, for example "
+            f"evaluate.batch={max(batch // 2, 1)}"
+        )
+    finally:
+        _give_back(stepper.world.device)
+    try:
+        stepper.world.agree(reason)
+    except RuntimeError as refusal:
+        raise Misuse(str(refusal)) from None
+
+
 def first_step_for_real(stepper: Stepper, plan: Plan, first_step: int) -> None:
     """Make the throw-away step of the stage at `first_step` (`Stepper.warm_up`).
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pipeline.data.evaluation_loader import eval_batches
 from pipeline.data.sources import open_index
 from pipeline.engine.step import Stepper
+from pipeline.engine.warmup import rehearse_evaluation
 from pipeline.evaluate.score import Scores, score
 from pipeline.jobs.prepare import Prepared
 from pipeline.jobs.progress import Progress
@@ -28,6 +29,12 @@ class Scoring:
         data = recipe.data
         self._index = open_index(data.path, data.shards, prepared.manifest, data.eval)
         self._last: tuple[int, Scores] | None = None
+
+    def rehearse(self) -> None:
+        """Try a batch of the evaluation; raises Misuse where it does not fit into memory."""
+        recipe = self._prepared.recipe
+        images = min(recipe.evaluate.batch, -(-len(self._index) // self._world.size))
+        rehearse_evaluation(self._stepper, recipe.preprocess.eval_px, images)
 
     def at_step(self, step: int) -> float:
         """Score after `step` steps and return top-1."""

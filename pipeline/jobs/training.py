@@ -61,6 +61,7 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
             rehearse_stages(stepper, prepared.plan, state.step, most=1)  # all ranks refuse as one
             first_step_for_real(stepper, prepared.plan, state.step)
             rehearse_stages(stepper, prepared.plan, state.step)  # beside the optimizer's slots
+            scoring.rehearse()
             restore(stepper, state)
             newest = partial(_newest, store, world, progress)
             recovery = Recovery(data, newest, progress.went_back)

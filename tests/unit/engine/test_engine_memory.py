@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.engine.step import Stepper
-from pipeline.engine.warmup import first_step_for_real, rehearse_stages
+from pipeline.engine.warmup import first_step_for_real, rehearse_evaluation, rehearse_stages
 from pipeline.parallel.settings import DdpSpec, FsdpSpec
 from pipeline.parallel.world import World
 from pipeline.spec import Misuse
@@ -45,3 +45,20 @@ def test_a_first_step_without_room_is_refused(
     first_step_for_real(stepper, make_plan_of(), 0)
     with pytest.raises(Misuse, match=TOLD):
         first_step_for_real(stepper, make_plan_of(), 8)
+
+
+def test_an_evaluation_without_room_is_refused_before_training(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepper = Training(world, tmp_path, DdpSpec()).stepper
+    before = {name: value.clone() for name, value in stepper.ema.module.state_dict().items()}
+    rehearse_evaluation(stepper, 24, 6)
+    assert all(torch.equal(before[k], v) for k, v in stepper.ema.module.state_dict().items())
+
+    def limited(images: torch.Tensor) -> torch.Tensor:
+        assert images.shape == (6, 3, 24, 24)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB\nmore")
+
+    monkeypatch.setattr(stepper.ema.module, "forward", limited)
+    with pytest.raises(Misuse, match=r"'evaluate.batch' is 6: .*7 GiB\).*evaluate.batch=3"):
+        rehearse_evaluation(stepper, 24, 6)
