@@ -63,16 +63,27 @@ class TrainState:
         """Return the tensors by part."""
         return {part: getattr(self, part) for part in PARTS}
 
-    def on_host(self) -> "TrainState":
-        """Copy every tensor to host memory, so that training may go on while this is written."""
-        copies = {
-            part: {
-                name: tensor.detach().to("cpu", copy=True).contiguous()
-                for name, tensor in tensors.items()
-            }
-            for part, tensors in self.tensors().items()
-        }
+    def on_host(self, spare: "TrainState | None" = None) -> "TrainState":
+        """Copy every tensor to host memory, so that training may go on while this is written.
+
+        Args:
+            spare: a copy that is not needed any more. Its memory is written again: asking for new
+                memory costs several times as much as copying into it.
+        """
+        copies = {}
+        for part, tensors in self.tensors().items():
+            old = getattr(spare, part) if spare is not None else {}
+            copies[part] = {name: _copied(new, old.get(name)) for name, new in tensors.items()}
+        if any(tensor.is_cuda for tensor in self.weights.values()):
+            torch.cuda.current_stream().synchronize()
         return replace(self, scaler=dict(self.scaler), **copies)
+
+
+def _copied(tensor: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+    """Return a row-major copy in host memory, in `old` where that fits; a GPU's may go on."""
+    if old is None or old.shape != tensor.shape or old.dtype != tensor.dtype:
+        old = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return old.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
 
 
 def state_from(

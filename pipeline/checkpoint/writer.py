@@ -22,6 +22,7 @@ class Writer:
     def __init__(self, store: Store, say: Callable[[str], None]) -> None:
         self._store = store
         self._say = say
+        self._copy: TrainState | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._failures = 0
@@ -34,7 +35,7 @@ class Writer:
             LeaseHeld: another job took the run over.
         """
         self.wait()
-        copy = state.on_host()
+        copy = self._copy = state.on_host(self._copy)
         self._thread = threading.Thread(
             target=self._commit, args=(copy, facts), name="checkpoint", daemon=True
         )

@@ -271,6 +271,18 @@ def test_a_training_that_ends_by_an_error_lets_the_last_write_finish(
     assert works != any("lost: disk is gone" in text for text in said)
 
 
+def test_a_copy_reuses_memory_that_is_free_and_nothing_else() -> None:
+    old = make_state(1).on_host()
+    new = make_state(2)
+    new.ema["more"] = torch.ones(3)
+    where = {name: tensor.data_ptr() for name, tensor in old.weights.items()}
+    copy = new.on_host(old)
+    assert equal(copy, new)
+    assert {name: tensor.data_ptr() for name, tensor in copy.weights.items()} == where
+    new.weights["conv.weight"].zero_()
+    assert equal(replace(copy, ema=make_state(2).ema), make_state(2))
+
+
 def test_every_field_of_a_state_survives(store: Store) -> None:
     state = make_state(8, best_step=6)
     again = read(store.commit(state.on_host(), {}))
