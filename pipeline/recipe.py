@@ -15,7 +15,7 @@ from pipeline.data.augment import AugmentSpec
 from pipeline.data.loading import LoaderSpec
 from pipeline.data.places import PlacesSpec
 from pipeline.data.preprocess import PreprocessSpec
-from pipeline.engine.settings import GuardSpec
+from pipeline.engine.settings import GuardSpec, WatchSpec
 from pipeline.evaluate.settings import EvaluateSpec
 from pipeline.models.count import check_sizes
 from pipeline.models.layout import lay_out
@@ -102,6 +102,7 @@ class Recipe(Spec):
     strategy: Annotated[StrategySpec, _word("strategy")] = DdpSpec()
     compute: ComputeSpec = ComputeSpec()
     guard: GuardSpec = GuardSpec()
+    watch: WatchSpec = WatchSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     tracking: TrackingSpec = TrackingSpec()

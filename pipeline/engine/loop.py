@@ -17,6 +17,7 @@ from pipeline.checkpoint.writer import Writer
 from pipeline.data.bad import Replaced, Tally
 from pipeline.data.batches import MicroBatch
 from pipeline.engine.guard import Course, Recovery, Trouble, given_up
+from pipeline.engine.pace import Pace
 from pipeline.engine.pulse import Beat, Pulse
 from pipeline.engine.replicas import check_replicas, first_not_finite
 from pipeline.engine.settings import GuardSpec
@@ -52,7 +53,8 @@ class Loop:
     `batches` starts at a batch of the endless stream. `evaluate` is given the step, scores the
     averaged weights on all ranks and returns the metric by which the best checkpoint is chosen.
     `writer` is there on rank 0 only. `tally` counts bad samples; `name_bad` is given those that
-    this rank meets for the first time. Without `recovery` there is no going back.
+    this rank meets for the first time. Without `recovery` there is no going back,
+    without `pace` slow ranks are not named.
     """
 
     plan: Plan
@@ -69,6 +71,7 @@ class Loop:
     evaluate_every: int
     guard: GuardSpec = GuardSpec()
     recovery: Recovery | None = None
+    pace: Pace | None = None
 
 
 def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bool]:
@@ -87,6 +90,8 @@ def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bo
         course, state = _go_back(loop, course, found, first)
     if loop.writer is not None and not loop.writer.wait():
         raise OSError(f"the last checkpoint, at step {found.step}, could not be written")
+    if loop.pace is not None:
+        loop.pace.settle()
     loop.stepper.world.barrier()
     return found, found.step >= total
 
@@ -124,7 +129,8 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
     pulse, total = Pulse(loop.stepper.world), loop.plan.total_steps
     save_due = False
     clock = time.perf_counter()
-    for batches in loop.batches(_next_batch(loop, course)):
+    steps = loop.batches(_next_batch(loop, course))
+    for batches in steps if loop.pace is None else loop.pace.data(steps):
         beat = _step(loop, course, batches, pulse, wish)
         now = time.perf_counter()
         _tell(loop, course, beat, now - clock)
@@ -166,11 +172,15 @@ def _step(
     bad_samples = _name_bad(loop, batches)
 
     def agree(share: torch.Tensor) -> Callable[[], bool]:
+        if loop.pace is not None:
+            loop.pace.forwarded()
         pulse.send(step, share, bool(wish.reason), bad_samples)
         return lambda: not pulse.read().is_bad
 
     share = loop.stepper.run(batches, plan, agree)
     beat = pulse.read()
+    if loop.pace is not None:
+        loop.pace.stepped(step, plan.stage)
     course.step = step
     if beat.is_bad:
         course.bad_steps = (*course.bad_steps, step)

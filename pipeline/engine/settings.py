@@ -1,4 +1,7 @@
-"""Settings of the guards: when a training gives up on a step, on a stretch of data, on itself."""
+"""Settings of the guards: when a training gives up on a step, on a stretch of data, on itself.
+
+And of what is watched meanwhile.
+"""
 
 from pydantic import Field
 
@@ -17,3 +20,9 @@ class GuardSpec(Spec):
     max_rollbacks: int = Field(default=2, ge=0)
     compare_ranks: bool = True
     """Compare the state of all ranks before it is saved, bit by bit."""
+
+
+class WatchSpec(Spec):
+    """What is watched: every `pace_every_steps` steps the ranks compare their times, 0: never."""
+
+    pace_every_steps: int = Field(default=50, ge=0)

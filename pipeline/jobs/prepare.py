@@ -26,6 +26,7 @@ FREE_TO_CHANGE = (
     "loader.start_method",
     "loader.bad",
     "guard",
+    "watch",
     "checkpoint",
     "evaluate",
     "tracking",

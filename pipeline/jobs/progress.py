@@ -15,6 +15,7 @@ from pipeline.engine.signals import StopWish
 from pipeline.jobs.prepare import Prepared
 from pipeline.parallel.world import World
 from pipeline.run.folder import Outcome, Status, this_attempt
+from pipeline.run.pace import PaceTable, Slowest, told, write_pace
 from pipeline.tracking.facts import describe, machine
 from pipeline.tracking.sender import Sender, start_sender
 from pipeline.tracking.spool import Spool
@@ -36,6 +37,7 @@ class Progress:
         self._stack = ExitStack()
         self._printed_s = 0.0
         self._stage = -1
+        self._worst: Slowest | None = None
         self.memory: Callable[[], object] | None = None
         """Tells what the loader takes; asked once, when its workers are at work."""
         self.spool: Spool | None = None
@@ -44,7 +46,7 @@ class Progress:
             self._open()
 
     def _open(self) -> None:
-        recipe = self._prepared.recipe
+        recipe, plan = self._prepared.recipe, self._prepared.plan
         self.spool = Spool(recipe.folder.spool)
         self._stack.callback(self.spool.close)
         self.spool.params(recipe.values())
@@ -54,6 +56,8 @@ class Progress:
                 "world": str(self._world.size),
                 "data.digest": self._prepared.manifest.digest(),
                 "recipe.digest": recipe.digest(),
+                "plan.steps": str(plan.total_steps),
+                "plan.stages": str(len(plan.stages)),
                 **describe(),
                 **machine(),
             }
@@ -136,6 +140,21 @@ class Progress:
                 f"rank {self._world.rank}: sample {item.by} stands in for a bad one: {item.reason}",
                 flush=True,
             )
+
+    def pace(self, table: PaceTable, found: Slowest | None) -> None:
+        """Take the ranks' times; name one that the others wait for, once."""
+        if line := told(self._worst, table):
+            self.say(line)
+        self._worst = table.worst
+        try:
+            write_pace(self._prepared.recipe.folder, this_attempt(), table)
+        except OSError as error:
+            self.say(f"the table of the ranks' times cannot be written: {error}")
+        if self.spool is not None:
+            values = {f"pace/{name}": value for name, value in table.spread().items()}
+            if found is not None:
+                values |= {"pace/worst_rank": float(found.rank), "pace/worst_ratio": found.ratio}
+            self.spool.metrics(table.step, values)
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
         """Take the scores of the averaged weights after `step` steps."""

@@ -18,6 +18,7 @@ from pipeline.data.transfer import DeviceLoader, device_loader
 from pipeline.engine.guard import DataPlan, Recovery
 from pipeline.engine.loop import Loop, restore
 from pipeline.engine.loop import train as run_loop
+from pipeline.engine.pace import Pace
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
 from pipeline.engine.warmup import first_step_for_real, rehearse_stages, rehearsed
@@ -29,7 +30,9 @@ from pipeline.jobs.scoring import Scoring
 from pipeline.jobs.start import first_weights
 from pipeline.jobs.stepper import build_stepper
 from pipeline.parallel.place import local_ranks
+from pipeline.parallel.settings import meets_in_forward
 from pipeline.parallel.world import World, open_world
+from pipeline.recipe import Recipe
 from pipeline.run.folder import Outcome, Status
 from pipeline.run.lease import Lease
 
@@ -106,7 +109,16 @@ def _loop(
         evaluate_every=recipe.evaluate.interval(total),
         guard=recipe.guard,
         recovery=recovery,
+        pace=_pace(recipe, stepper.world, progress),
     )
+
+
+def _pace(recipe: Recipe, world: World, progress: Progress) -> Pace | None:
+    if not recipe.watch.pace_every_steps:
+        return None
+    over_ranks = recipe.model.together(world.size) < recipe.model.bn_group
+    meets = over_ranks or meets_in_forward(recipe.strategy)
+    return Pace(world, recipe.watch.pace_every_steps, progress.pace, meets)
 
 
 def _store(prepared: Prepared, fence: Callable[[], None]) -> Store:

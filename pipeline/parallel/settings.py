@@ -100,3 +100,13 @@ def check_fits(strategy: StrategySpec, compute: ComputeSpec) -> None:
             "that make the compiler start again in every pass; set compute.compile=false, "
             "zero_stage to 2 or less, or strategy=fsdp"
         )
+
+
+def meets_in_forward(strategy: StrategySpec) -> bool:
+    """Return whether ranks wait for each other before a step's last forward pass has ended.
+
+    FSDP and ZeRO 3 gather weights in it; ZeRO 2 adds up the gradients of each micro-batch.
+    """
+    if isinstance(strategy, DeepspeedSpec):
+        return strategy.zero_stage >= 2
+    return isinstance(strategy, FsdpSpec)

@@ -22,6 +22,7 @@ from pipeline.data.preprocess import PreprocessSpec
 from pipeline.engine.guard import Course, DataPlan, Recovery, Trouble
 from pipeline.engine.inputs import Inputs
 from pipeline.engine.loop import Loop, StepReport, capture, restore, train
+from pipeline.engine.pace import Pace
 from pipeline.engine.settings import GuardSpec
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
@@ -111,6 +112,7 @@ class Training:
         self.told: list[tuple[Trouble, Window]] = []
         self.guard, self.save_every = guard or GuardSpec(), save_every
         self.stop_at, self.can_go_back = math.inf, True
+        self.pace: Pace | None = None
         self.stepper = self._stepper(strategy or DdpSpec(), compute or ComputeSpec())
         self.tally = Tally(BadSpec(), 40, BATCH)
         self.before_step: Callable[[int], None] = lambda batch: None
@@ -171,6 +173,7 @@ class Training:
             evaluate_every=99,
             guard=self.guard,
             recovery=recovery if self.can_go_back else None,
+            pace=self.pace,
         )
         return train(loop, state, self.wish)[0]
 

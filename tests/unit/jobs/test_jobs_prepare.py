@@ -19,6 +19,7 @@ FREE = {
     "loader.bad": "loader.bad.policy=budget",
     "data.shards": "data.shards.retries=9",
     "guard": "guard.max_bad_steps=3",
+    "watch": "watch.pace_every_steps=7",
     "checkpoint": "checkpoint.keep=9",
     "evaluate": "evaluate.batch=7",
     "tracking": "tracking.experiment=other",

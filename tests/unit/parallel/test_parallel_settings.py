@@ -12,6 +12,7 @@ from pipeline.parallel.settings import (
     FsdpSpec,
     StrategySpec,
     check_fits,
+    meets_in_forward,
 )
 from pipeline.spec import Misuse
 
@@ -62,3 +63,19 @@ def test_zero_3_cannot_be_compiled() -> None:
 @pytest.mark.parametrize("spec", [DdpSpec(), DeepspeedSpec(zero_stage=2), FsdpSpec()])
 def test_the_others_can_be_compiled(spec: StrategySpec) -> None:
     check_fits(spec, ComputeSpec(compile=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "meets"),
+    [
+        (DdpSpec(), False),
+        (DeepspeedSpec(zero_stage=1), False),
+        (DeepspeedSpec(zero_stage=2), True),
+        (DeepspeedSpec(zero_stage=3), True),
+        (FsdpSpec(), True),
+    ],
+)
+def test_sharded_weights_and_gradients_make_ranks_meet_early(
+    spec: StrategySpec, meets: bool
+) -> None:
+    assert meets_in_forward(spec) is meets
