@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("overrides", nargs="*", help="key=value")
     preflight.set_defaults(run=_preflight)
 
+    status = commands.add_parser("status", help="how runs are: state, step, time left, failures")
+    status.add_argument("runs", nargs="+", metavar="RUN", help="a name below runs/, or a folder")
+    status.add_argument("--json", action="store_true", help="for programs: one object a line")
+    status.add_argument("--watch", type=_seconds, metavar="S", help="again every S seconds")
+    status.set_defaults(run=_status)
+
     demo = commands.add_parser("demo", help="everything once, small: shards to report")
     demo.set_defaults(run=_demo)
     return parser
@@ -93,6 +99,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
     return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds above 0")
+    return seconds
 
 
 def _supervise(options: argparse.Namespace) -> int:
@@ -120,6 +133,12 @@ def _preflight(options: argparse.Namespace) -> int:
     from launch.preflight import preflight
 
     return preflight(options.config, options.overrides, options.ranks)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from launch.status import status
+
+    return status(options.runs, options.json, options.watch)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -45,18 +45,18 @@ def tells_of_lost_node(text: str) -> bool:
     return _LOST.search(text) is not None
 
 
-def job_facts(job_id: str) -> dict[str, str]:
+def job_facts(job_id: str, timeout_s: float = ANSWER_S) -> dict[str, str]:
     """Return scontrol's `Key=value` facts of a job (values without spaces)."""
-    return job_records(job_id)[-1]
+    return job_records(job_id, timeout_s)[-1]
 
 
-def job_records(job_id: str) -> list[dict[str, str]]:
+def job_records(job_id: str, timeout_s: float = ANSWER_S) -> list[dict[str, str]]:
     """Return the facts of a job, or of each element of an array; those that wait may share one.
 
     Raises:
         NoAnswer: there is no such job (any more), or SLURM does not answer.
     """
-    lines = ask(["scontrol", "--oneliner", "show", "job", job_id]).splitlines()
+    lines = ask(["scontrol", "--oneliner", "show", "job", job_id], timeout_s).splitlines()
     records = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
     if not any("JobState" in record for record in records):
         raise NoAnswer(f"scontrol show job {job_id}: no job in its answer {lines}")

@@ -64,12 +64,12 @@ class Ledger:
         facts = {"ended_s": time.time(), "last_step": last_step, "status": status}
         self._append({"event": "end", "number": attempt.number, **facts, "reason": reason})
 
-    def attempts(self, job: str) -> list[Attempt]:
-        """Return the attempts of one job, restarts and requeues included, oldest first."""
+    def attempts(self, job: str | None = None) -> list[Attempt]:
+        """Return the attempts of one job (or all), restarts and requeues included, oldest first."""
         found: dict[int, Attempt] = {}
         for event in self._events():
             kind, number = event.pop("event", ""), event.get("number", -1)
-            if kind == "start" and event.get("job") == job:
+            if kind == "start" and job in (None, event.get("job")):
                 found[number] = Attempt(**event)
             elif kind == "end" and number in found:
                 found[number] = Attempt(**{**asdict(found[number]), **event})

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,35 @@ class Lease:
                 "released": released,
             },
         )
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease or held it last, as anybody may see it."""
+
+    job: str
+    host: str
+    pid: int
+    age_s: float
+    """Since the last heartbeat."""
+    lives: bool
+    """Neither released nor silent for long; where this can be seen, its process is there."""
+
+
+def holder(path: Path) -> Holder | None:
+    """Return who holds the lease `path`; None where nobody ever did.
+
+    Raises:
+        KeyError, TypeError, ValueError: the file is damaged.
+    """
+    held = read_json(path)
+    if held is None:
+        return None
+    age_s = time.time() - float(held["heartbeat_s"])
+    here = held["host"] == socket.gethostname()
+    gone = here and _start_time(held["pid"]) != held["start"]
+    lives = not held["released"] and age_s <= STALE_S and not gone
+    return Holder(held["job"], held["host"], int(held["pid"]), age_s, lives)
 
 
 def _is_free(held: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ Rank 0 writes the newest table to attempts/attempt-0003/pace.json.
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,12 @@ class PaceTable:
     step: int
     ranks: tuple[RankPace, ...]
     worst: Slowest | None = None
+
+    def as_values(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        worst = self.worst._asdict() if self.worst else None
+        ranks = [rank._asdict() for rank in self.ranks]
+        return {"step": self.step, "ranks": ranks, "worst": worst}
 
     def spread(self) -> dict[str, float]:
         """Return `PHASE_max_s` and `PHASE_median_s` over the ranks."""
@@ -135,17 +141,23 @@ def write_pace(folder: RunFolder, attempt: int, table: PaceTable) -> None:
     """Replace the table of `attempt`."""
     path = pace_file(folder, attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
-    worst = table.worst._asdict() if table.worst else None
-    ranks = [rank._asdict() for rank in table.ranks]
-    write_json(path, {**asdict(table), "ranks": ranks, "worst": worst})
+    write_json(path, table.as_values())
 
 
 def read_pace(folder: RunFolder, attempt: int) -> PaceTable | None:
     """Return the newest table of `attempt`; None where there is none or it is damaged."""
     values: Any = read_json(pace_file(folder, attempt))
     try:
-        ranks = tuple(RankPace(**rank) for rank in values["ranks"])
-        worst = Slowest(**values["worst"]) if values["worst"] else None
+        ranks = tuple(_rank_pace(**rank) for rank in values["ranks"])
+        worst = _slowest(**values["worst"]) if values["worst"] else None
         return PaceTable(int(values["step"]), ranks, worst)
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
+
+
+def _rank_pace(rank: int, host: str, data_s: float, compute_s: float, wait_s: float) -> RankPace:
+    return RankPace(int(rank), str(host), float(data_s), float(compute_s), float(wait_s))
+
+
+def _slowest(rank: int, host: str, phase: str, ratio: float) -> Slowest:
+    return Slowest(int(rank), str(host), str(phase), float(ratio))

@@ -60,7 +60,7 @@ def read_events(folder: Path, offset: int = 0) -> Iterator[Event]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            event = _parse(line, offset)
+            event = parse(line, offset)
             if event is not None:
                 yield event
 
@@ -81,7 +81,8 @@ def history(folder: Path) -> dict[str, list[Point]]:
     return {key: [points[s] for s in sorted(points)] for key, points in series.items()}
 
 
-def _parse(line: bytes, end: int) -> Event | None:
+def parse(line: bytes, end: int) -> Event | None:
+    """Return the event of a line that ends at byte `end`; None where it is none."""
     try:
         body = json.loads(line)
         event = Event(int(body["n"]), body["k"], int(body["t"]), dict(body["v"]), end)

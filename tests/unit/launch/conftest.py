@@ -1,13 +1,15 @@
 """A config that needs no data set, a set without images, ranks that only count, made-up SLURM."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.data.labels import LabelSpace
 from pipeline.data.manifest import Manifest, Shard, Split, save_manifest
+from pipeline.run.folder import RunFolder
+from pipeline.run.lease import Lease
 
 CONFIG = """
 name: counted
@@ -43,6 +45,22 @@ def make_manifest() -> Callable[..., None]:
         save_manifest(folder, Manifest(name="up", tool="tests", labels=labels, splits=splits))
 
     return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run that was prepared."""
+    folder = RunFolder(tmp_path / "runs" / "counted")
+    folder.path.mkdir(parents=True)
+    folder.recipe.write_text("name: counted\n")
+    return folder
+
+
+@pytest.fixture
+def lease(run: RunFolder) -> Iterator[Lease]:
+    held = Lease(run.lease)
+    yield held
+    held.release()
 
 
 def _split(folder: Path, name: str, num_samples: int, num_classes: int) -> Split:
