@@ -14,7 +14,6 @@ crashed, hung       the ledger allows another try           restarting, else fai
 from enum import StrEnum
 from typing import NamedTuple
 
-from launch.decide import Action, decide
 from launch.ledger import Attempt
 from launch.run_facts import Facts
 from pipeline.run.beats import Section
@@ -124,6 +123,8 @@ def _ended(facts: Facts, last: Attempt) -> Judged:
     if last.status in ("done", "misuse"):
         return _left(Status(last.status), last.reason)
     if last.status in ("crashed", "hung"):
+        from launch.decide import Action, decide  # needs numpy, which takes a while to load
+
         same_job = [attempt for attempt in facts.attempts if attempt.job == last.job]
         verdict = decide("crashed", same_job)
         if verdict.action is Action.EXIT:
