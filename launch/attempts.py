@@ -15,6 +15,7 @@ from launch.ledger import Attempt, Ledger
 from launch.ranks import End, Launcher
 from launch.stop import StopRequest, say, watch
 from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, RunFolder
+from pipeline.run.hang import hang_text
 
 REQUEUE_TRIES, RETRY_S = 3, 5.0
 """A controller may be busy; the signal's lead of 180 s leaves room for a second word."""
@@ -91,18 +92,29 @@ def _attempt(launcher: Launcher, work: Work, ledger: Ledger, job: Job, stop: Sto
     say(f"attempt {attempt.number} starts with {ranks}")
     end = watch(launcher.start(work.command, work.world, attempt.number), stop)
     outcome = folder.read_outcome(attempt.number)
-    status = status_of(outcome, bool(stop.name), end)
-    reason = _cause(folder, attempt, outcome, end, stop)
+    hang = hang_text(folder, attempt.number)
+    status = status_of(outcome, bool(stop.name), end, bool(hang))
+    reason = _cause(folder, attempt, outcome, end, stop, hang)
     ledger.end(attempt, status, folder.latest_step(), reason)
     return status
 
 
 def _cause(
-    folder: RunFolder, attempt: Attempt, outcome: Outcome | None, end: End, stop: StopRequest
+    folder: RunFolder,
+    attempt: Attempt,
+    outcome: Outcome | None,
+    end: End,
+    stop: StopRequest,
+    hang: str,
 ) -> str:
-    """Put together why an attempt ended: the failing rank's own words before all others'."""
+    """Put together why an attempt ended: the failing rank's own words before all others'.
+
+    After a hang the ranks end each other, so the watchdog's words say it all.
+    """
     if outcome is not None and outcome.exit_code == DONE:
         return ""
+    if hang:
+        return "; ".join(filter(None, [stop.name, hang]))
     said = outcome.reason if outcome is not None else ""
     note = end.note if outcome is None or outcome.exit_code == FAILED or end.died else ""
     words = [note, said] if end.killed else [said, note]

@@ -5,7 +5,8 @@
     misuse         any             2, also where one rank refused and the others left anything else
     saved          any             back into the queue (75 without SLURM)
     failed, none   yes             back into the queue: the grace period is short
-    failed, none   no              the step is started again inside the allocation
+    failed, none   no              the step is started again inside the allocation, also
+                                   where the watchdog ended it as hung
     failed         no, same bad    1, a further restart would read this sample again
                    sample twice
     saved          no, a rank died the same: the others only saved as srun ended them
@@ -26,6 +27,8 @@ from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, Status
 MAX_RESTARTS = 3
 MAX_INTERRUPTIONS = 10
 """Preemptions in a row without a new checkpoint: more than chance on a busy cluster."""
+CRASHES = ("crashed", "hung")
+"""Ends that are the run's own; the step is started again in the same allocation."""
 
 
 class Action(StrEnum):
@@ -45,10 +48,11 @@ class Verdict:
     why: str
 
 
-def status_of(outcome: Outcome | None, asked_to_stop: bool, end: End) -> str:
+def status_of(outcome: Outcome | None, asked_to_stop: bool, end: End, hung: bool = False) -> str:
     """Return the word that the ledger keeps for how an attempt ended.
 
-    A rank that died first makes it a crash: others may then save, but only on srun's TERM.
+    A rank that died first makes it a crash: others may then save, but only on srun's TERM. So it
+    is with a hang, which ends by ranks that leave.
     """
     ended = outcome.status if outcome is not None else Status.FAILED
     if ended is Status.FAILED and end.code == MISUSE and not end.died:
@@ -57,6 +61,8 @@ def status_of(outcome: Outcome | None, asked_to_stop: bool, end: End) -> str:
         return ended.value
     if asked_to_stop:
         return "saved" if ended is Status.SAVED else "stopped"
+    if hung:
+        return "hung"
     if end.lost:
         return "lost"
     return "saved" if ended is Status.SAVED and not end.died else "crashed"
@@ -70,7 +76,7 @@ def decide(status: str, attempts: Sequence[Attempt]) -> Verdict:
         return Verdict(Action.EXIT, MISUSE, "refused; the same command would be refused again")
     crashes, interruptions = without_progress(attempts)
     step = max(attempts[-1].last_step or 0, 0)
-    if status == "crashed":
+    if status in CRASHES:
         if sample := _broken_again(attempts):
             why = f"twice after step {step} the same sample could not be used: {sample}"
             return Verdict(Action.EXIT, FAILED, why)
@@ -113,8 +119,8 @@ def without_progress(attempts: Sequence[Attempt]) -> tuple[int, int]:
         attempt, next_first = attempts[index], steps[index]
         if _last_step(attempt, next_first) > attempt.first_step:
             break
-        crashes += attempt.status == "crashed"
-        interruptions += attempt.status != "crashed"
+        crashes += attempt.status in CRASHES
+        interruptions += attempt.status not in CRASHES
     return crashes, interruptions
 
 

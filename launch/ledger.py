@@ -28,7 +28,7 @@ class Attempt:
     ended_s: float | None = None
     last_step: int | None = None
     status: str = ""
-    """done, saved, misuse, crashed, lost (a node) or stopped (on a signal, without saving)."""
+    """done, saved, misuse, crashed, hung, lost (a node), or stopped on a signal, without saving."""
     reason: str = ""
 
     def describe(self) -> str:

@@ -74,12 +74,14 @@ def training(arguments: Sequence[str]) -> Training:
     """Return what `train CONFIG [key=value ...] [--flag]` would train.
 
     Raises:
-        Misuse: the config is missing or wrong, or nothing says how large the data set is.
+        Misuse: the config is missing or wrong, nothing says how large the data set is, or
+            collectives are less patient than the watchdog.
         Failure: the URL of the shards does not answer, and no data card says it either.
     """
     words = [word for word in arguments[1:] if not word.startswith("--")]
     if not words:
         raise Misuse("train: the config is missing; for example configs/v2_s_1k.yaml")
     recipe = load_recipe(Path(words[0]), words[1:])
+    recipe.check_patience()
     found = look(recipe)
     return Training(recipe, recipe.plan(num_train(recipe, found)), found)

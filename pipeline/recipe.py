@@ -167,6 +167,21 @@ class Recipe(Spec):
         check_sizes(self.model, {**sizes, "preprocess.eval_px": self.preprocess.eval_px})
         return plan
 
+    def check_patience(self) -> None:
+        """Refuse collectives that fail before the watchdog can find out who is late.
+
+        Raises:
+            Misuse: names both fields, their values and the remedy.
+        """
+        field, longest_s = self.watch.longest
+        if self.compute.collective_timeout_s <= longest_s:
+            raise Misuse(
+                f"compute.collective_timeout_s is {self.compute.collective_timeout_s}, "
+                f"watch.{field} {longest_s:g}: a collective would fail before the watchdog finds "
+                f"out who is late; set compute.collective_timeout_s over {longest_s:g}, or "
+                f"watch.{field} lower"
+            )
+
     def values(self) -> dict[str, Any]:
         """Return the plain values, as they are recorded and read again."""
         return self.model_dump(mode="json", by_alias=True)

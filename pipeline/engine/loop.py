@@ -23,8 +23,10 @@ from pipeline.engine.replicas import check_replicas, first_not_finite
 from pipeline.engine.settings import GuardSpec
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
+from pipeline.engine.watchdog import Unwatched, Watch
 from pipeline.parallel.strategy import Tensors
 from pipeline.plan.plan import Plan, StepPlan
+from pipeline.run.beats import Section
 from pipeline.spec import Failure
 
 
@@ -53,8 +55,8 @@ class Loop:
     `batches` starts at a batch of the endless stream. `evaluate` is given the step, scores the
     averaged weights on all ranks and returns the metric by which the best checkpoint is chosen.
     `writer` is there on rank 0 only. `tally` counts bad samples; `name_bad` is given those that
-    this rank meets for the first time. Without `recovery` there is no going back,
-    without `pace` slow ranks are not named.
+    this rank meets for the first time. Without `recovery` there is no going back, without `pace`
+    slow ranks are not named. `watch` is told of every section that begins.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Loop:
     guard: GuardSpec = GuardSpec()
     recovery: Recovery | None = None
     pace: Pace | None = None
+    watch: Watch = Unwatched()
 
 
 def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bool]:
@@ -88,6 +91,7 @@ def train(loop: Loop, state: TrainState, wish: StopWish) -> tuple[TrainState, bo
     course, first, total = Course.of(state), state, loop.plan.total_steps
     while isinstance(found := _go_on(loop, course, state, wish), Trouble):
         course, state = _go_back(loop, course, found, first)
+    loop.watch.enter(Section.CHECKPOINT, found.step)
     if loop.writer is not None and not loop.writer.wait():
         raise OSError(f"the last checkpoint, at step {found.step}, could not be written")
     if loop.pace is not None:
@@ -129,7 +133,7 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
     pulse, total = Pulse(loop.stepper.world), loop.plan.total_steps
     save_due = False
     clock = time.perf_counter()
-    steps = loop.batches(_next_batch(loop, course))
+    steps = _watched(loop, course)
     for batches in steps if loop.pace is None else loop.pace.data(steps):
         beat = _step(loop, course, batches, pulse, wish)
         now = time.perf_counter()
@@ -143,6 +147,7 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
             return trouble
         leaving = beat.stop or course.step == total
         if course.step % loop.evaluate_every == 0 or course.step == total:
+            loop.watch.enter(Section.EVALUATE, course.step)
             course.scored(loop.evaluate(course.step))
             clock = time.perf_counter()
         save_due = save_due or course.step % loop.save_every == 0
@@ -156,6 +161,23 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
         if leaving:
             break
     return saved
+
+
+def _watched(loop: Loop, course: Course) -> Iterator[list[MicroBatch]]:
+    """Yield each step's micro-batches, and tell the watch when they are waited for and used."""
+    steps = loop.batches(_next_batch(loop, course))
+    stage = -1
+    while True:
+        loop.watch.enter(Section.DATA, course.step + 1)
+        batches = next(steps, None)
+        if batches is None:
+            return
+        deadline_of = None
+        if loop.stepper.is_compiled and (now := loop.plan.at(course.step).stage) != stage:
+            deadline_of, stage = Section.COMPILE, now  # its shapes may be new to the compiler
+        loop.watch.enter(Section.STEP, course.step + 1, deadline_of)
+        yield batches
+        del batches  # or this step's memory would be in use while the next one is asked for
 
 
 def _next_batch(loop: Loop, course: Course) -> int:
@@ -200,6 +222,7 @@ def _go_back(
     if recovery is None or len(course.windows) >= loop.guard.max_rollbacks:
         allowed = None if recovery is None else loop.guard.max_rollbacks
         raise Failure(given_up(trouble, course, allowed))
+    loop.watch.enter(Section.CHECKPOINT, course.step)
     if loop.writer is not None:
         loop.writer.wait()
     state = recovery.newest() or first
@@ -240,6 +263,7 @@ def _save(loop: Loop, course: Course) -> TrainState | Trouble:
     Raises:
         Failure: the ranks hold different numbers.
     """
+    loop.watch.enter(Section.CHECKPOINT, course.step)
     state = capture(loop.stepper, course)
     world = loop.stepper.world
     if loop.guard.compare_ranks:

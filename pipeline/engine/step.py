@@ -42,6 +42,11 @@ class Stepper:
     loss: Callable[[Tensor, Tensor], Tensor]
     overflows: Overflows = field(default_factory=Overflows)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether new shapes are compiled before they are computed."""
+        return self.model._compiled_call_impl is not None
+
     def run(self, batches: list[MicroBatch], plan: StepPlan, agree: Agree | None = None) -> Tensor:
         """Train one step; returns this rank's share of the global mean loss.
 

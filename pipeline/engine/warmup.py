@@ -17,8 +17,10 @@ from pipeline.data.batches import MicroBatch
 from pipeline.engine.guard import DataPlan
 from pipeline.engine.step import Stepper
 from pipeline.engine.together import joined
+from pipeline.engine.watchdog import Watch
 from pipeline.models.batchnorm import discard_statistics, each_alone
 from pipeline.plan.plan import Plan, StepPlan
+from pipeline.run.beats import Section
 from pipeline.spec import Misuse
 
 
@@ -117,15 +119,24 @@ def first_step_for_real(stepper: Stepper, plan: Plan, first_step: int) -> None:
 
 
 def rehearsed(
-    steps: Iterator[list[MicroBatch]], stepper: Stepper, plan: Plan | DataPlan, first_step: int
+    steps: Iterator[list[MicroBatch]],
+    stepper: Stepper,
+    plan: Plan | DataPlan,
+    first_step: int,
+    watch: Watch,
 ) -> Iterator[list[MicroBatch]]:
-    """Yield `steps` of a training from `first_step` on; rehearse each later stage as it begins."""
+    """Yield `steps` of a training from `first_step` on; rehearse each later stage as it begins.
+
+    `watch` is told of the rehearsal, and that data are waited for after it.
+    """
     for step in range(first_step, plan.total_steps):
         if step > first_step and plan.at(step).stage != plan.at(step - 1).stage:
             _give_back(stepper.world.device)  # memory that is cut for the last stage's sizes
             at = plan.at(step)
             if not is_sharded(stepper):
+                watch.enter(Section.COMPILE, at.step + 1)
                 rehearse(stepper, at, plan.global_batch // at.micro_batches)
+                watch.enter(Section.DATA, at.step + 1)
         batches = next(steps, None)
         if batches is None:
             return
@@ -170,7 +181,7 @@ def _try(stepper: Stepper, plan: StepPlan, batch: int) -> str:
     """Return why a stage cannot be had, empty where it can."""
     with torch.compiler.set_stance("force_eager"):
         reason = _lack(stepper, plan, batch)
-    if reason and stepper.model._compiled_call_impl is not None:
+    if reason and stepper.is_compiled:
         reason = _lack(stepper, plan, batch)
     return reason
 

@@ -7,6 +7,7 @@ and the line that registers it later is printed.
 from typing import Any
 
 from pipeline.engine.step import Stepper
+from pipeline.engine.watchdog import Watch
 from pipeline.evaluate.score import Scores
 from pipeline.export.package import write_package
 from pipeline.jobs.prepare import Prepared
@@ -14,14 +15,23 @@ from pipeline.jobs.progress import Progress
 from pipeline.jobs.register import register_package
 from pipeline.jobs.scoring import Scoring
 from pipeline.parallel.world import World
+from pipeline.run.beats import Section
 from pipeline.tracking.facts import describe
 
 
 def finish(
-    prepared: Prepared, world: World, stepper: Stepper, scoring: Scoring, progress: Progress
+    prepared: Prepared,
+    world: World,
+    stepper: Stepper,
+    scoring: Scoring,
+    progress: Progress,
+    watch: Watch,
 ) -> None:
     """Score, package and register; all ranks call it, rank 0 writes, all leave together."""
-    scores = scoring.final(prepared.plan.total_steps)
+    step = prepared.plan.total_steps
+    watch.enter(Section.EVALUATE, step)
+    scores = scoring.final(step)
+    watch.enter(Section.FINISH, step)
     if world.is_first:
         recipe = prepared.recipe
         write_package(

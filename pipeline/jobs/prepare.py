@@ -1,6 +1,7 @@
 """What must be right before torch is loaded: config, data set, plan, world, run folder."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.data.manifest import Manifest
@@ -56,8 +57,10 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises:
         Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, the
-            model cannot take the images, or the tracking address cannot be used.
+            model cannot take the images, the tracking address cannot be used, or collectives
+            are less patient than the watchdog.
     """
+    recipe.check_patience()
     manifest = open_manifest(recipe.data.path, recipe.data.shards)
     manifest.split(recipe.data.eval)
     plan = recipe.plan(num_train(recipe, manifest))
@@ -69,10 +72,10 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(recipe, manifest, plan, place)
 
 
-def make_data_ready(prepared: Prepared) -> None:
+def make_data_ready(prepared: Prepared, say: Callable[[str], None] = print) -> None:
     """Bring what can be brought before training; every rank does, before any waits for another.
 
-    Shards that are read where they lie are looked for, by rank 0.
+    Shards that are read where they lie are looked for, by rank 0. `say` is told how far it is.
 
     Raises:
         Misuse: the node's disk is too small for what is asked, or shards are missing or too short.
@@ -82,7 +85,7 @@ def make_data_ready(prepared: Prepared) -> None:
     if prepared.place.rank == 0:
         check_shards(prepared.recipe, prepared.manifest)
     splits = [data.eval] if data.stream is not None else [data.train, data.eval]
-    make_ready(data.path, data.shards, prepared.manifest, splits)
+    make_ready(data.path, data.shards, prepared.manifest, splits, say)
 
 
 def num_train(recipe: Recipe, manifest: Manifest) -> int:

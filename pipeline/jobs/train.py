@@ -12,10 +12,12 @@ from pathlib import Path
 
 from pipeline.data.reader import BrokenSample
 from pipeline.engine.signals import StopWish, stop_wish
+from pipeline.engine.watchdog import Watchdog
 from pipeline.jobs.disk import naming_disk
 from pipeline.jobs.prepare import Prepared, make_data_ready, plan_text, prepare, record
 from pipeline.parallel.place import place_from
 from pipeline.recipe import load_recipe
+from pipeline.run.beats import Section
 from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
 from pipeline.run.lease import Lease, LeaseHeld
 from pipeline.spec import Failure, Misuse
@@ -60,22 +62,15 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
 
 def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcome:
     """Hold the lease on rank 0, then train."""
-    folder = prepared.recipe.folder
     if prepared.place.rank > 0:
-        make_data_ready(prepared)
-        from pipeline.jobs.training import run_training
-
-        return run_training(prepared, None, wish)
+        return _watched(prepared, None, wish)
     try:
-        lease = Lease(folder.lease)
+        lease = Lease(prepared.recipe.folder.lease)
     except LeaseHeld as error:
         raise Misuse(str(error)) from None
     try:
         record(prepared, accept_changes)
-        make_data_ready(prepared)
-        from pipeline.jobs.training import run_training
-
-        return run_training(prepared, lease, wish)
+        return _watched(prepared, lease, wish)
     finally:
         lease.release()
 
@@ -87,6 +82,22 @@ def _reason(error: Exception) -> str:
     """
     plain = isinstance(error, Failure) and not isinstance(error, BrokenSample)
     return str(error) if plain else f"{type(error).__name__}: {error}"
+
+
+def _watched(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Outcome:
+    """Bring the data and train, under the eyes of the watchdog."""
+    recipe, place = prepared.recipe, prepared.place
+    with Watchdog(recipe.folder, this_attempt(), place.rank, place.size, recipe.watch) as watch:
+
+        def say(text: str) -> None:
+            """Pass on how far the data are; they may take their time as long as they come."""
+            print(text, flush=True)
+            watch.enter(Section.SETUP, 0)
+
+        make_data_ready(prepared, say)
+        from pipeline.jobs.training import run_training
+
+        return run_training(prepared, lease, wish, watch)
 
 
 def _note(folder: RunFolder, outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from pipeline.engine.pace import Pace
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Stepper
 from pipeline.engine.warmup import first_step_for_real, rehearse_stages, rehearsed
+from pipeline.engine.watchdog import Watchdog
 from pipeline.jobs.continued import LABELS, check_shapes
 from pipeline.jobs.finish import finish
 from pipeline.jobs.prepare import Prepared
@@ -33,19 +34,23 @@ from pipeline.parallel.place import local_ranks
 from pipeline.parallel.settings import meets_in_forward
 from pipeline.parallel.world import World, open_world
 from pipeline.recipe import Recipe
+from pipeline.run.beats import Section
 from pipeline.run.folder import Outcome, Status
 from pipeline.run.lease import Lease
 
 
-def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Outcome:
+def run_training(
+    prepared: Prepared, lease: Lease | None, wish: StopWish, watch: Watchdog
+) -> Outcome:
     """Train from the newest checkpoint (or from scratch) to the end or to a stop signal.
 
-    `lease` is there on rank 0 only: it alone writes.
+    `lease` is there on rank 0 only: it alone writes. `watch` is told what this rank is at.
     """
     recipe = prepared.recipe
     with ExitStack() as stack:
         world = open_world(recipe.compute.collective_timeout_s)
         stack.callback(world.close)
+        watch.count = world.num_collectives
         progress = Progress(prepared, world, wish)
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)
@@ -61,6 +66,7 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
                 on_host, world.device, recipe.loader.decode, recipe.augment.device
             )
             stack.callback(loader.close)
+            watch.enter(Section.COMPILE, state.step)
             rehearse_stages(stepper, prepared.plan, state.step, most=1)  # all ranks refuse as one
             first_step_for_real(stepper, prepared.plan, state.step)
             rehearse_stages(stepper, prepared.plan, state.step)  # beside the optimizer's slots
@@ -71,13 +77,15 @@ def run_training(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Out
             writer = Writer(store, progress.say) if world.is_first else None
             if writer is not None:
                 stack.callback(writer.close)  # before the spool closes, which a commit syncs
-            loop = _loop(prepared, stepper, loader, scoring, writer, progress, recovery, state)
+            loop = _loop(
+                prepared, stepper, loader, scoring, writer, progress, recovery, state, watch
+            )
             state, complete = run_loop(loop, state, wish)
             if not complete:
                 return progress.saved(state.step)
         else:
             stepper.ema.module.load_state_dict(state.ema)
-        finish(prepared, world, stepper, scoring, progress)
+        finish(prepared, world, stepper, scoring, progress, watch)
         return Outcome(Status.DONE, state.step)
 
 
@@ -90,12 +98,13 @@ def _loop(
     progress: Progress,
     recovery: Recovery,
     state: TrainState,
+    watch: Watchdog,
 ) -> Loop:
     recipe, plan, total = prepared.recipe, prepared.plan, prepared.plan.total_steps
     return Loop(
         plan=plan,
         stepper=stepper,
-        batches=lambda batch: rehearsed(loader.steps(batch), stepper, recovery.data, batch),
+        batches=lambda batch: rehearsed(loader.steps(batch), stepper, recovery.data, batch, watch),
         data_wait_s=lambda: loader.wait_s,
         report=progress.step,
         evaluate=scoring.at_step,
@@ -110,6 +119,7 @@ def _loop(
         guard=recipe.guard,
         recovery=recovery,
         pace=_pace(recipe, stepper.world, progress),
+        watch=watch,
     )
 
 

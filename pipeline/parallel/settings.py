@@ -65,7 +65,8 @@ class ComputeSpec(Spec):
     the global L2 norm of the gradients; 0 leaves them alone, as the official recipes do.
     `compile_mode` is torch.compile's; `cudnn_benchmark` lets the fastest convolutions be found by
     trial, `tf32` lets the factors of fp32 products be rounded to 10 bits.
-    `collective_timeout_s` bounds every collective: a dead peer becomes an error, not a hang.
+    `collective_timeout_s` bounds every collective, for the case that the watchdog itself cannot
+    run; it is longer than all deadlines of `watch`, which says who is late.
     """
 
     precision: Precision = "fp32"
@@ -76,7 +77,7 @@ class ComputeSpec(Spec):
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     cudnn_benchmark: bool = False
     tf32: bool = False
-    collective_timeout_s: int = Field(default=600, ge=10)
+    collective_timeout_s: int = Field(default=7200, ge=10)
 
     @model_validator(mode="after")
     def _fp16_is_scaled(self) -> Self:

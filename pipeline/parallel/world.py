@@ -70,6 +70,14 @@ class World:
             ranks = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
             raise RuntimeError(f"rank {ranks} failed; its own log says why")
 
+    def num_collectives(self) -> int:
+        """Return how many collectives of all ranks this one has started, -1 where unknown."""
+        count = getattr(dist.group.WORLD, "_get_sequence_number_for_group", None)
+        try:
+            return int(count()) if count is not None else -1
+        except RuntimeError:  # a backend that does not count
+            return -1
+
     def close(self) -> None:
         """Leave the process group, where this world joined it."""
         if self.owns_group and dist.is_initialized():
@@ -91,6 +99,8 @@ def open_world(timeout_s: int) -> World:
         backend = "cpu:gloo,cuda:nccl"
     if dist.is_initialized():
         return World(place.rank, place.size, device, owns_group=False)
+    # Nothing of nccl's own ends a rank before the watchdog has said which one is late.
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(timeout_s))
     timeout = timedelta(seconds=timeout_s)
     if place.size == 1:
         alone = dist.HashStore()

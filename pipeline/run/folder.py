@@ -4,7 +4,8 @@ runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is re
           plan.txt          what `plan` printed
           checkpoints/      step-000012000/ ... and LATEST
           spool/            tracking events that wait for the sender
-          attempts/         one outcome file for each attempt: attempt-0003.json
+          attempts/         one outcome file for each attempt: attempt-0003.json; signs of life
+                            and what a hang left in attempt-0003/
           evaluation.json   metrics of the final weights
           package/          what is registered: weights, labels, preprocessing, digests
           lease.json        the one writer
@@ -86,12 +87,15 @@ class RunFolder:
         values = {"status": outcome.status.value, "step": outcome.step, "reason": outcome.reason}
         write_json(self.outcome_file(attempt), {**values, "time_s": time.time()})
 
-    def write_rank_error(self, attempt: int, reason: str) -> None:
-        """Note why this rank failed; the first note stays, as the others follow from it."""
+    def write_rank_error(self, attempt: int, reason: str, host: str = "") -> None:
+        """Note why a rank failed; the first note stays, as the others follow from it.
+
+        `host` is where the cause lies, by default here.
+        """
         path = self.outcome_file(attempt).with_suffix(".cause.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            host = socket.gethostname()
+            host = host or socket.gethostname()
             write_json(path, {"reason": reason, "host": host, "time_s": time.time()})
 
     def read_rank_error(self, attempt: int) -> str:

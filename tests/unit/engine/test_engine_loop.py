@@ -1,6 +1,7 @@
 """The loop: what happens at which step, whatever a step does."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,10 @@ from pipeline.engine.guard import Course, Overflows
 from pipeline.engine.loop import Loop, StepReport, capture, train
 from pipeline.engine.signals import StopWish
 from pipeline.engine.step import Agree
+from pipeline.engine.watchdog import Unwatched
 from pipeline.parallel.strategy import Tensors
 from pipeline.parallel.world import World
+from pipeline.run.beats import Section
 from pipeline.spec import Failure
 
 TOTAL = 20
@@ -26,6 +29,8 @@ WORLD = World(0, 1, torch.device("cpu"))
 
 class FakeStepper:
     """Counts steps in a weight; a real stepper needs a model and data."""
+
+    is_compiled = False
 
     def __init__(self) -> None:
         self.world = WORLD
@@ -73,6 +78,7 @@ def make_loop(tmp_path: Path, stepper: FakeStepper, wish: StopWish, stop_at: int
         facts={"recipe": "r"},
         save_every=kw.get("save_every", 5),
         evaluate_every=kw.get("evaluate_every", 8),
+        watch=kw.get("watch", Unwatched()),
     )
     return loop, told, evaluated, store
 
@@ -207,3 +213,47 @@ def test_a_spent_budget_ends_the_attempt_after_its_step_is_reported(tmp_path: Pa
     assert (told[-1].step, told[-1].bad_samples) == (7, 2)
     assert loop.writer is not None and loop.writer.wait()
     assert read(store.folder / "step-000000005").step == 5, "what was saved before stays"
+
+
+class Diary:
+    """A watch that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+
+    def enter(self, section: Section, step: int, deadline_of: Section | None = None) -> None:
+        self.told.append((section.value, step, deadline_of.value if deadline_of else ""))
+
+
+def test_every_part_of_a_step_is_in_a_section(tmp_path: Path) -> None:
+    diary = Diary()
+    loop, *_ = make_loop(tmp_path, FakeStepper(), StopWish(), watch=diary, evaluate_every=4)
+    train(loop, start(17), StopWish())
+    assert diary.told == [
+        ("data", 18, ""), ("step", 18, ""), ("data", 19, ""), ("step", 19, ""),
+        ("data", 20, ""), ("step", 20, ""), ("evaluate", 20, ""), ("checkpoint", 20, ""),
+        ("checkpoint", 20, ""),
+    ]  # fmt: skip
+
+
+def test_where_shapes_are_compiled_a_stages_first_step_may_take_longer(tmp_path: Path) -> None:
+    diary, stepper = Diary(), FakeStepper()
+    stepper.is_compiled = True
+    loop, *_ = make_loop(tmp_path, stepper, StopWish(), watch=diary)
+    stages = SimpleNamespace(
+        total_steps=TOTAL, at=lambda step: Staged(step, stage=0 if step < 18 else 1)
+    )
+    train(replace(loop, plan=stages), start(16), StopWish())
+    steps = [(step, limit) for section, step, limit in diary.told if section == "step"]
+    assert steps == [(17, "compile"), (18, ""), (19, "compile"), (20, "")]
+
+
+class Staged(int):
+    """A step's plan that is its number, with a stage."""
+
+    stage: int
+
+    def __new__(cls, step: int, stage: int) -> "Staged":
+        plan = super().__new__(cls, step)
+        plan.stage = stage
+        return plan

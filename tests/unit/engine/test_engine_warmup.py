@@ -20,6 +20,7 @@ from pipeline.engine.warmup import (
     rehearse_stages,
     rehearsed,
 )
+from pipeline.engine.watchdog import Unwatched
 from pipeline.models.efficientnet import build
 from pipeline.models.table import ModelSpec
 from pipeline.optim.ema import Ema
@@ -149,7 +150,9 @@ def test_each_stage_is_compiled_once_as_it_begins(make: Make) -> None:
         stepper, laid_out = make(compiled=True), plan()
         rehearse(stepper, laid_out.at(0), 8)
         compiled_before, inside, made_at = graphs_compiled(), [], []
-        two_stages = itertools.islice(rehearsed(steps(laid_out), stepper, laid_out, 0), 4)
+        two_stages = itertools.islice(
+            rehearsed(steps(laid_out), stepper, laid_out, 0, Unwatched()), 4
+        )
         for step, micro_batches in enumerate(two_stages):
             made_at.append(graphs_compiled() - compiled_before)
             with torch._dynamo.config.patch(error_on_recompile=True):
@@ -176,7 +179,7 @@ def test_a_resume_in_mid_stage_rehearses_only_what_is_to_come(
     seen: list[int] = []
     draw = stepper.model.draw_noise
     monkeypatch.setattr(stepper.model, "draw_noise", lambda n, *a: seen.append(n) or draw(n, *a))
-    left = list(rehearsed(steps(laid_out, 3), stepper, laid_out, 3))
+    left = list(rehearsed(steps(laid_out, 3), stepper, laid_out, 3, Unwatched()))
     assert [part[0].step for part in left] == [3, 4, 5]
     assert len(seen) == 1
     rehearse_stages(stepper, laid_out, 3)
@@ -186,7 +189,7 @@ def test_a_resume_in_mid_stage_rehearses_only_what_is_to_come(
 
 
 def test_steps_that_end_early_end(make: Make) -> None:
-    assert len(list(rehearsed(iter([[], []]), make(), plan(), 0))) == 2
+    assert len(list(rehearsed(iter([[], []]), make(), plan(), 0, Unwatched()))) == 2
 
 
 def test_stages_that_fit_leave_no_trace_either(make: Make) -> None:

@@ -11,7 +11,7 @@ from tests.unit.data.faulty_server import serving
 
 FREE = {
     "strategy": "strategy=deepspeed",
-    "compute.collective_timeout_s": "compute.collective_timeout_s=77",
+    "compute.collective_timeout_s": "compute.collective_timeout_s=7777",
     "loader.workers": "loader.workers=3",
     "loader.prefetch": "loader.prefetch=5",
     "loader.timeout_s": "loader.timeout_s=99",
@@ -19,7 +19,7 @@ FREE = {
     "loader.bad": "loader.bad.policy=budget",
     "data.shards": "data.shards.retries=9",
     "guard": "guard.max_bad_steps=3",
-    "watch": "watch.pace_every_steps=7",
+    "watch": "watch.step_s=300",
     "checkpoint": "checkpoint.keep=9",
     "evaluate": "evaluate.batch=7",
     "tracking": "tracking.experiment=other",
@@ -157,3 +157,11 @@ def test_a_run_goes_on_where_its_shards_were_moved_to(
     record(prepare(recipe_with()), accept_changes=False)
     (tmp_path / "moved").symlink_to(low_digits)
     record(prepare(recipe_with(f"data={tmp_path}/moved")), accept_changes=False)
+
+
+def test_collectives_less_patient_than_the_watchdog_are_refused(recipe_with) -> None:
+    prepare(recipe_with("compute.collective_timeout_s=3601"))
+    with pytest.raises(Misuse, match=r"collective_timeout_s is 600, watch.compile_s 3600: .* over"):
+        prepare(recipe_with("compute.collective_timeout_s=600"))
+    with pytest.raises(Misuse, match=r"7200, watch.step_s 9000: .* or watch.step_s lower"):
+        prepare(recipe_with("watch.step_s=9000"))

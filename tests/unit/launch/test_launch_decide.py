@@ -66,6 +66,8 @@ def test_status_follows_from_outcome_wish_and_who_left_first(outcome, asked, end
         ("saved", [("saved", 0, 5)], Action.REQUEUE, 75),
         ("stopped", [("stopped", 0, 0)], Action.REQUEUE, 75),
         ("crashed", [("crashed", 0, 0)], Action.RESTART, 1),
+        ("hung", [("hung", 0, 0)], Action.RESTART, 1),
+        ("hung", [("crashed", 4, 4)] * 2 + [("hung", 4, 4)] * 2, Action.EXIT, 1),
         ("crashed", [("crashed", -1, -1)] * 3, Action.RESTART, 1),
         ("crashed", [("crashed", -1, -1)] * 4, Action.EXIT, 1),
         # A checkpoint in between makes the count start anew.
@@ -134,3 +136,19 @@ def test_a_requeue_in_between_does_not_mend_a_sample():
     lost = attempts(("lost", 4, 4))
     assert decide("crashed", [broken(7, 4), *lost, broken(7, 4)]).action is Action.EXIT
     assert decide("lost", [broken(7, 4), broken(7, 4), *lost]).action is Action.REQUEUE
+
+
+@pytest.mark.parametrize(
+    ("outcome", "asked", "end", "status"),
+    [
+        (None, False, DIED, "hung"),
+        (Status.FAILED, False, LOST, "hung"),
+        (Status.SAVED, False, DIED, "hung"),
+        (None, True, DIED, "stopped"),
+        (Status.DONE, False, DIED, "done"),
+        (Status.MISUSE, False, DIED, "misuse"),
+    ],
+)
+def test_what_the_watchdog_found_is_told_apart_from_a_crash(outcome, asked, end, status):
+    found = None if outcome is None else Outcome(outcome, 5, "why")
+    assert status_of(found, asked, end, hung=True) == status

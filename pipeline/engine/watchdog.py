@@ -1,0 +1,251 @@
+"""The watchdog of a rank: writes its signs of life, and ends an attempt that does not get on.
+
+A thread looks twice a second whether the section at hand is past its deadline; it runs while the
+main thread sits in a collective. Who is past it, with nobody to wait for, writes who is late and
+the stacks of all threads; the other ranks see that within a second, write theirs, and all leave.
+Where the main thread lets no other run (it holds the interpreter's lock), a timer of the
+interpreter's own, which needs no lock, dumps the stacks and ends the process a little later.
+"""
+
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from pipeline.engine.settings import WatchSpec
+from pipeline.run.beats import LOOK_S, Beat, Section, beat_interval_s, read_beats, write_beat
+from pipeline.run.files import write_json
+from pipeline.run.folder import FAILED, RunFolder
+from pipeline.run.hang import (
+    claim_hang,
+    hang_file,
+    read_hang,
+    record,
+    stacks_file,
+    table,
+    verdict,
+    where,
+    without_stacks,
+)
+
+MARGIN_S = 3.0
+"""The timer comes so much after the watchdog, which says more."""
+PATIENCE_S = 5.0
+"""The rank that found the hang waits so long for the stacks of the others."""
+SETTLE_S = 0.3
+"""A dump takes some milliseconds; whoever leaves too early has the others killed in it."""
+STAGGER_S = 0.05
+MAX_STAGGER_S = 3.0
+"""Ranks past a deadline look for the late one after each other, so that not all read all beats."""
+
+
+class Watch(Protocol):
+    """What the loop tells where it is."""
+
+    def enter(self, section: Section, step: int, deadline_of: Section | None = None) -> None:
+        """Say that a section begins; `deadline_of` gives it another section's deadline."""
+        ...
+
+
+class Unwatched:
+    """Watches nothing; for loops outside of an attempt."""
+
+    def enter(self, section: Section, step: int, deadline_of: Section | None = None) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class _Now:
+    """Where the main thread is; `since_s` by the wall clock, `end_s` by the monotonic one."""
+
+    section: Section
+    step: int
+    since_s: float
+    began_s: float
+    end_s: float
+    limit: str
+
+
+class Watchdog:
+    """Watches one rank of an attempt, from its making to `close`.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        attempt: int,
+        rank: int,
+        world: int,
+        spec: WatchSpec,
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self.count: Callable[[], int] = lambda: -1
+        """Tells how many collectives this rank has started."""
+        self._folder, self._attempt, self._rank, self._world = folder, attempt, rank, world
+        self._spec, self._leave = spec, leave
+        self._host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        self._interval_s = beat_interval_s(spec.beat_every_s, world)
+        self._old = read_hang(folder, attempt)  # of a process that had the same number before
+        path = stacks_file(folder, attempt, rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stacks = path.open("wb", buffering=0)
+        self._beat_due_s = self._hold_until_s = self._timer_s = 0.0
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.enter(Section.SETUP, 0)
+        self._tell(self._beat())
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def enter(self, section: Section, step: int, deadline_of: Section | None = None) -> None:
+        """Say that a section begins; costs a few microseconds."""
+        field = self._spec.field(deadline_of or section)
+        limit_s = float(getattr(self._spec, field))
+        began_s = time.monotonic()
+        limit = f"watch.{field} is {limit_s:g}"
+        self._now = _Now(section, step, time.time(), began_s, began_s + limit_s, limit)
+        if self._now.end_s > self._timer_s + LOOK_S:
+            self._set_timer()  # else the next look does
+
+    def close(self) -> None:
+        """End the watch."""
+        self._closed.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        self._stacks.close()
+
+    def _run(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            with suppress(OSError):  # a full or slow disk: the next look comes
+                if self._look():
+                    return
+
+    def _look(self) -> bool:
+        """Beat, and end this process where it is time to; returns whether it was."""
+        if self._now.end_s != self._timer_s:
+            self._set_timer()
+        beat = self._beat()
+        now_s = time.monotonic()
+        if now_s >= self._beat_due_s:
+            self._beat_due_s = now_s + self._interval_s
+            self._tell(beat)
+        if self._ordered() is not None:
+            self._dump(beat)
+            self._await_end()
+        elif now_s < max(self._now.end_s, self._hold_until_s):
+            return False
+        elif self._hold_until_s < self._now.end_s:  # past the deadline since now
+            self._hold_until_s = now_s + min(self._rank * STAGGER_S, MAX_STAGGER_S)
+            return False
+        elif not self._find(beat):
+            self._hold_until_s = now_s + self._interval_s
+            return False
+        sys.stdout.flush()
+        self._leave(FAILED)
+        return True
+
+    def _find(self, beat: Beat) -> bool:
+        """Say who is late, dump, and wait for the others to dump; False where one still may work.
+
+        A rank that is not further than this one and within its own deadline keeps the others
+        waiting with good reason, as rank 0 does while it writes a checkpoint.
+        """
+        known = {b.rank: b for b in read_beats(self._folder, self._attempt)}
+        known[self._rank] = beat
+        beats = [known[rank] for rank in sorted(known) if rank < self._world]
+        if any(self._may_work(other, beat) for other in beats):
+            return False
+        now = self._now
+        waited_s, every_s = beat.beat_s - now.since_s, self._spec.beat_every_s
+        text, who = verdict(beats, self._world, beat, waited_s, now.limit, every_s)
+        values = record(text, who, beat, beats)
+        self._dump(beat)
+        if not self._claim(values):
+            self._await_end()
+            return True
+        print(f"{text}\n{table(beats, beat.beat_s)}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            self._folder.write_rank_error(self._attempt, text, who.host if who else self._host)
+            values["without_stacks"] = self._await_stacks(beats)
+            write_json(hang_file(self._folder, self._attempt), values)
+        return True
+
+    def _may_work(self, other: Beat, mine: Beat) -> bool:
+        if other.rank == self._rank or other.place > mine.place:
+            return False
+        limit_s = float(getattr(self._spec, self._spec.field(other.section)))
+        is_here = not other.is_silent(mine.beat_s, self._interval_s)
+        return is_here and mine.beat_s - other.since_s < limit_s
+
+    def _claim(self, values: dict[str, Any]) -> bool:
+        try:
+            return claim_hang(self._folder, self._attempt, values, self._old)
+        except OSError as error:  # a full disk must not keep a hung process alive
+            print(f"{self._folder.path}: hang.json not written: {error}", file=sys.stderr)
+            return True
+
+    def _ordered(self) -> dict[str, Any] | None:
+        """Return the verdict of another rank of this attempt, if there is one."""
+        values = read_hang(self._folder, self._attempt)
+        return None if values == self._old else values
+
+    def _await_stacks(self, beats: list[Beat]) -> list[dict[str, Any]]:
+        """Wait until all ranks dumped; return who did not, with what is known of the reason."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        missing = list(range(self._world))
+        while True:
+            found = without_stacks(self._folder, self._attempt, missing, beats, self._host)
+            missing = [item["rank"] for item in found]
+            if not found or time.monotonic() > deadline_s:
+                time.sleep(SETTLE_S)
+                return found
+            time.sleep(LOOK_S / 2)
+
+    def _await_end(self) -> None:
+        """Wait until the rank that found the hang has all it wants."""
+        deadline_s = time.monotonic() + PATIENCE_S + 1.0
+        while time.monotonic() < deadline_s:
+            values = self._ordered()
+            if values is not None and "without_stacks" in values:
+                return
+            time.sleep(LOOK_S / 2)
+
+    def _dump(self, beat: Beat) -> None:
+        """Write what all threads do; from now on the process ends, whatever happens."""
+        with self._lock:
+            faulthandler.dump_traceback_later(2 * PATIENCE_S, exit=True, file=self._stacks)
+        with suppress(OSError):
+            self._stacks.write(f"{where(beat)}, process {beat.pid}\n".encode())
+            faulthandler.dump_traceback(self._stacks, all_threads=True)
+
+    def _set_timer(self) -> None:
+        """Have the interpreter end the process where no other thread can."""
+        with self._lock:
+            end_s = self._now.end_s
+            left_s = max(0.0, end_s - time.monotonic()) + MARGIN_S
+            faulthandler.dump_traceback_later(left_s, exit=True, file=self._stacks)
+            self._timer_s = end_s
+
+    def _beat(self) -> Beat:
+        now, pid = self._now, os.getpid()
+        place = (self._rank, self._host, pid, now.section, now.step, now.since_s)
+        return Beat(*place, time.time(), self._attempt, self.count())
+
+    def _tell(self, beat: Beat) -> None:
+        with suppress(OSError):
+            write_beat(self._folder, beat)
