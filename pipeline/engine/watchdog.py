@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from pipeline.engine.settings import WatchSpec
-from pipeline.run.beats import LOOK_S, Beat, Section, beat_interval_s, read_beats, write_beat
+from pipeline.run.beats import (
+    LOOK_S,
+    MISSED_BEATS,
+    Beat,
+    Section,
+    beat_interval_s,
+    read_beats,
+    write_beat,
+)
 from pipeline.run.files import write_json
 from pipeline.run.folder import FAILED, RunFolder
 from pipeline.run.hang import (
@@ -33,6 +41,7 @@ from pipeline.run.hang import (
     where,
     without_stacks,
 )
+from pipeline.run.place import OwnPlace, right_now
 
 MARGIN_S = 3.0
 """The timer comes so much after the watchdog, which says more."""
@@ -67,7 +76,6 @@ class _Now:
     section: Section
     step: int
     since_s: float
-    began_s: float
     end_s: float
     limit: str
 
@@ -98,6 +106,8 @@ class Watchdog:
         path = stacks_file(folder, attempt, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stacks = path.open("wb", buffering=0)
+        self._place = OwnPlace(folder, attempt, rank)
+        self._left_to_neighbours = False
         self._beat_due_s = self._hold_until_s = self._timer_s = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -118,8 +128,9 @@ class Watchdog:
         limit_s = float(getattr(self._spec, field))
         began_s = time.monotonic()
         limit = f"watch.{field} is {limit_s:g}"
-        self._now = _Now(section, step, time.time(), began_s, began_s + limit_s, limit)
-        if self._now.end_s > self._timer_s + LOOK_S:
+        self._now = _Now(section, step, time.time(), began_s + limit_s, limit)
+        self._place.note(section, step, self._now.since_s)
+        if abs(self._now.end_s - self._timer_s) > LOOK_S:
             self._set_timer()  # else the next look does
 
     def close(self) -> None:
@@ -128,6 +139,7 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         self._stacks.close()
+        self._place.close()
 
     def _run(self) -> None:
         while not self._closed.wait(LOOK_S):
@@ -137,7 +149,7 @@ class Watchdog:
 
     def _look(self) -> bool:
         """Beat, and end this process where it is time to; returns whether it was."""
-        if self._now.end_s != self._timer_s:
+        if max(self._now.end_s, self._hold_until_s) != self._timer_s:
             self._set_timer()
         beat = self._beat()
         now_s = time.monotonic()
@@ -152,45 +164,75 @@ class Watchdog:
         elif self._hold_until_s < self._now.end_s:  # past the deadline since now
             self._hold_until_s = now_s + min(self._rank * STAGGER_S, MAX_STAGGER_S)
             return False
-        elif not self._find(beat):
-            self._hold_until_s = now_s + self._interval_s
+        elif (hold_s := self._find(beat)) > 0:
+            self._hold_until_s = now_s + hold_s
             return False
         sys.stdout.flush()
         self._leave(FAILED)
         return True
 
-    def _find(self, beat: Beat) -> bool:
-        """Say who is late, dump, and wait for the others to dump; False where one still may work.
+    def _find(self, beat: Beat) -> float:
+        """Say who is late, dump, and wait for the others to dump.
 
-        A rank that is not further than this one and within its own deadline keeps the others
-        waiting with good reason, as rank 0 does while it writes a checkpoint.
+        Returns 0, or how long to go on waiting where nobody is late yet.
         """
-        known = {b.rank: b for b in read_beats(self._folder, self._attempt)}
-        known[self._rank] = beat
-        beats = [known[rank] for rank in sorted(known) if rank < self._world]
-        if any(self._may_work(other, beat) for other in beats):
-            return False
+        self._hold_until_s = time.monotonic() + PATIENCE_S  # reading may take a while
+        self._set_timer()
+        beats = self._beats(beat)
+        if (hold_s := self._hold_s(beat, beats)) > 0:
+            return hold_s
         now = self._now
         waited_s, every_s = beat.beat_s - now.since_s, self._spec.beat_every_s
-        text, who = verdict(beats, self._world, beat, waited_s, now.limit, every_s)
+        text, who = verdict(self._folder, beats, self._world, beat, waited_s, now.limit, every_s)
         values = record(text, who, beat, beats)
         self._dump(beat)
         if not self._claim(values):
             self._await_end()
-            return True
+            return 0.0
         print(f"{text}\n{table(beats, beat.beat_s)}", file=sys.stderr, flush=True)
         with suppress(OSError):
             self._folder.write_rank_error(self._attempt, text, who.host if who else self._host)
             values["without_stacks"] = self._await_stacks(beats)
             write_json(hang_file(self._folder, self._attempt), values)
-        return True
+        return 0.0
 
-    def _may_work(self, other: Beat, mine: Beat) -> bool:
-        if other.rank == self._rank or other.place > mine.place:
-            return False
+    def _beats(self, mine: Beat) -> list[Beat]:
+        """Return all ranks' beats, those of silent ones as new as they can be had here."""
+        known = {beat.rank: beat for beat in read_beats(self._folder, self._attempt)}
+        known[self._rank] = mine
+        return [
+            right_now(self._folder, beat) if self._is_silent(beat, mine.beat_s) else beat
+            for rank, beat in sorted(known.items())
+            if rank < self._world
+        ]
+
+    def _is_silent(self, beat: Beat, now_s: float) -> bool:
+        return beat.is_silent(now_s, self._interval_s)
+
+    def _hold_s(self, mine: Beat, beats: list[Beat]) -> float:
+        """Return how long to go on waiting before looking again, 0 where somebody is late.
+
+        A rank that is not further than this one and within its own deadline keeps the others
+        waiting with good reason, as rank 0 does while it writes a checkpoint. And where a silent
+        rank has a neighbour on its host, that one may look where it really is: it goes first.
+        """
+        left_s = [self._left_s(other, mine) for other in beats if other.rank != self._rank]
+        if left_s and max(left_s) > 0:
+            return min(max(left_s), MISSED_BEATS * self._interval_s)
+        silent = {beat.host for beat in beats if self._is_silent(beat, mine.beat_s)}
+        awake = {beat.host for beat in beats if not self._is_silent(beat, mine.beat_s)}
+        neighbours = bool(silent & awake) and self._host not in silent
+        if neighbours and not self._left_to_neighbours:
+            self._left_to_neighbours = True
+            return 2 * LOOK_S + MAX_STAGGER_S
+        return 0.0
+
+    def _left_s(self, other: Beat, mine: Beat) -> float:
+        """Return how long `other` may still work while this rank waits for it."""
+        if other.place > mine.place or self._is_silent(other, mine.beat_s):
+            return 0.0
         limit_s = float(getattr(self._spec, self._spec.field(other.section)))
-        is_here = not other.is_silent(mine.beat_s, self._interval_s)
-        return is_here and mine.beat_s - other.since_s < limit_s
+        return limit_s - (mine.beat_s - other.since_s)
 
     def _claim(self, values: dict[str, Any]) -> bool:
         try:
@@ -209,7 +251,7 @@ class Watchdog:
         deadline_s = time.monotonic() + PATIENCE_S
         missing = list(range(self._world))
         while True:
-            found = without_stacks(self._folder, self._attempt, missing, beats, self._host)
+            found = without_stacks(self._folder, self._attempt, missing, beats)
             missing = [item["rank"] for item in found]
             if not found or time.monotonic() > deadline_s:
                 time.sleep(SETTLE_S)
@@ -236,7 +278,7 @@ class Watchdog:
     def _set_timer(self) -> None:
         """Have the interpreter end the process where no other thread can."""
         with self._lock:
-            end_s = self._now.end_s
+            end_s = max(self._now.end_s, self._hold_until_s)
             left_s = max(0.0, end_s - time.monotonic()) + MARGIN_S
             faulthandler.dump_traceback_later(left_s, exit=True, file=self._stacks)
             self._timer_s = end_s

@@ -8,7 +8,6 @@ The first rank past a deadline writes hang.json; to the others it is the order t
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from pipeline.run.beats import Beat, attempt_folder, beat_interval_s, late, read_beats
 from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import RunFolder
+from pipeline.run.place import state_of
 
 TABLE_ROWS = 16
 NAMED = 8
@@ -81,8 +81,9 @@ def hang_text(folder: RunFolder, attempt: int) -> str:
         return ""
     beats = read_beats(folder, attempt)
     found = [beat for beat in beats if stacks_file(folder, attempt, beat.rank) in dumped]
-    beat = found[0] if found else None
-    return f"hang: {where(beat)}: no thread of it could run" if beat else "hang: a rank hung"
+    if not found:
+        return "hang: a rank left its stacks and no sign of life"
+    return f"hang: {where(found[0])} when last seen: none of its threads could run, see its stacks"
 
 
 def where(beat: Beat) -> str:
@@ -91,11 +92,18 @@ def where(beat: Beat) -> str:
 
 
 def verdict(
-    beats: Sequence[Beat], world: int, finder: Beat, waited_s: float, limit: str, every_s: float
+    folder: RunFolder,
+    beats: Sequence[Beat],
+    world: int,
+    finder: Beat,
+    waited_s: float,
+    limit: str,
+    every_s: float,
 ) -> tuple[str, Beat | None]:
     """Say who keeps the others waiting, in one line, and return that rank's beat.
 
     Args:
+        folder: of the run; a silent process of this host is looked at.
         beats: what the ranks wrote; some may be missing.
         world: so many ranks there should be.
         finder: where the rank is that ran out of patience, now.
@@ -112,7 +120,7 @@ def verdict(
         return f"hang: {found}; no rank is behind the others: look at the network", None
     interval_s = beat_interval_s(every_s, world)
     if beat.is_silent(now_s, interval_s):
-        state = STATES.get(state_of(beat, finder.host), "")
+        state = STATES.get(state_of(folder, beat), "")
         why = f"no sign of life for {beat.age_s(now_s):.0f} s" + (f", {state}" if state else "")
         others = [b.rank for b in beats if b != beat and b.is_silent(now_s, interval_s)]
         why += f", nor of rank {listed(others)}" if others else ""
@@ -121,15 +129,6 @@ def verdict(
     else:
         why = f"there for {now_s - beat.since_s:.0f} s, behind the others"
     return f"hang: {where(beat)}: {why}; {found}", beat
-
-
-def state_of(beat: Beat, host: str) -> str:
-    """Return the kernel's letter for a rank's process, empty where it runs on another host."""
-    if beat.host != host:
-        return ""
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{beat.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return ""
 
 
 def table(beats: Sequence[Beat], now_s: float) -> str:
@@ -159,7 +158,7 @@ def record(text: str, beat: Beat | None, finder: Beat, beats: Sequence[Beat]) ->
 
 
 def without_stacks(
-    folder: RunFolder, attempt: int, ranks: Sequence[int], beats: Sequence[Beat], host: str
+    folder: RunFolder, attempt: int, ranks: Sequence[int], beats: Sequence[Beat]
 ) -> list[dict[str, Any]]:
     """Return rank, host and reason of those that did not dump their stacks."""
     known = {beat.rank: beat for beat in beats}
@@ -168,7 +167,7 @@ def without_stacks(
         if _size(stacks_file(folder, attempt, rank)):
             continue
         beat = known.get(rank)
-        state = STATES.get(state_of(beat, host), "") if beat is not None else ""
+        state = STATES.get(state_of(folder, beat), "") if beat is not None else ""
         why = state or "it is stopped, its host does not answer, or a call of its never returns"
         found.append({"rank": rank, "host": beat.host if beat is not None else "", "why": why})
     return found

@@ -101,6 +101,7 @@ def test_a_stopped_rank_is_named_and_said_to_be_stopped(cases: dict[str, Case]) 
     assert case.codes == [1, None], "a stopped process cannot leave; its launcher kills it"
     text = case.verdict()["text"]
     assert text.startswith("hang: rank 1 on ") and "it is stopped, as by SIGSTOP" in text
+    assert " in section step at step 3: " in text, "though no beat ever told it"
     assert case.found_after_s < FOUND_S
     (left_out,) = case.verdict()["without_stacks"]
     assert left_out["rank"] == 1 and "SIGSTOP" in left_out["why"]
@@ -122,9 +123,9 @@ def test_a_rank_alone_that_holds_the_lock_leaves_its_stacks(cases: dict[str, Cas
     case = cases["lock-alone"]
     assert case.codes == [1]
     assert not hang_file(case.folder, 0).exists(), "nobody could write it"
-    assert hang_text(case.folder, 0).endswith(
-        "in section data at step 3: no thread of it could run"
-    )
+    text = hang_text(case.folder, 0)
+    assert text.startswith("hang: rank 0 on ") and "none of its threads could run" in text
+    assert "Timeout" in case.stacks(0) and "in fail" in case.stacks(0)
 
 
 def test_who_waits_for_a_rank_within_its_own_deadline_goes_on_waiting(

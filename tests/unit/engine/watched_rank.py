@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from pipeline.engine.settings import WatchSpec
-from pipeline.engine.watchdog import Watchdog
+from pipeline.engine.watchdog import MARGIN_S, Watchdog
 from pipeline.run.beats import Section
 from pipeline.run.folder import RunFolder
 
 DEADLINE_S = 4.0
 SPEC = WatchSpec(
-    setup_s=60, data_s=DEADLINE_S, step_s=DEADLINE_S, checkpoint_s=8.0, beat_every_s=0.2
+    setup_s=60, data_s=DEADLINE_S, step_s=DEADLINE_S, checkpoint_s=30.0, beat_every_s=0.2
 )
 
 
@@ -34,15 +34,13 @@ def fail(fault: str, watch: Watchdog) -> None:
         time.sleep(60)
     elif fault == "stop":
         watch.enter(Section.STEP, 3)
-        time.sleep(0.5)  # a beat of this section is written
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault == "lock":
         watch.enter(Section.DATA, 3)
-        time.sleep(0.5)
         ctypes.PyDLL(None).sleep(60)
     elif fault == "slow":  # within its own, longer deadline: no hang
         watch.enter(Section.CHECKPOINT, 2)
-        time.sleep(DEADLINE_S + 2)
+        time.sleep(DEADLINE_S + MARGIN_S + 3)
 
 
 def main(folder: Path, rank: int, world: int, fault: str) -> None:
@@ -57,7 +55,7 @@ def main(folder: Path, rank: int, world: int, fault: str) -> None:
             fail(fault, watch)
         elif fault == "slow":
             watch.enter(Section.STEP, 3)
-            time.sleep(DEADLINE_S + 2)
+            time.sleep(DEADLINE_S + MARGIN_S + 3)
         else:
             watch.enter(Section.STEP, 3)
             threading.Event().wait()

@@ -1,6 +1,7 @@
 """What a hang leaves: a verdict of one rank, a table for people, stacks."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from pipeline.run.hang import (
     verdict,
     without_stacks,
 )
+from pipeline.run.place import OwnPlace, right_now, state_of
 
 NOW_S = 1_000_000.0
+NOWHERE = RunFolder(Path("/nowhere"))
 LIMIT = "watch.step_s is 10"
 
 
@@ -31,8 +34,8 @@ def beat(rank: int, section: str = "step", step: int = 7, **values: object) -> B
     return replace(base, **values)  # type: ignore[arg-type]
 
 
-def said(beats: list[Beat], world: int, finder: int = 0) -> tuple[str, Beat | None]:
-    return verdict(beats, world, beats[finder], 10.0, LIMIT, 5.0)
+def said(beats: list[Beat], world: int, folder: RunFolder = NOWHERE) -> tuple[str, Beat | None]:
+    return verdict(folder, beats, world, beats[0], 10.0, LIMIT, 5.0)
 
 
 def test_a_silent_rank_is_named_with_host_section_and_step() -> None:
@@ -45,15 +48,24 @@ def test_a_silent_rank_is_named_with_host_section_and_step() -> None:
     )
 
 
-def test_a_stopped_process_of_the_same_host_is_told() -> None:
+def test_of_a_stopped_process_of_this_host_everything_is_known(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
     pid = os.fork()
     if not pid:
-        os.kill(os.getpid(), 19)  # SIGSTOP
+        OwnPlace(folder, 3, 1).note(Section.DATA, 9, NOW_S - 24.5)
+        os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)
     try:
         os.waitpid(pid, os.WUNTRACED)
-        text, _ = said([beat(0), beat(1, pid=pid, host="node0", beat_s=NOW_S - 25)], 2)
+        old = beat(1, pid=pid, beat_s=NOW_S - 25)
+        text, _ = said([beat(0), old], 2, folder)
         assert "no sign of life for 25 s, it is stopped, as by SIGSTOP; rank 0" in text
+        new = right_now(folder, old)
+        assert (new.section, new.step, new.since_s) == (Section.DATA, 9, NOW_S - 24.5)
+        assert new.beat_s == old.beat_s
+        other = replace(old, attempt=4)
+        assert right_now(folder, other) == other, "a process with that number, but not that rank"
+        assert state_of(folder, other) == ""
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -113,7 +125,8 @@ def test_stacks_without_a_verdict_are_a_hang_too(tmp_path: Path) -> None:
     assert hang_text(folder, 3) == "", "they are empty while nothing is wrong"
     stacks_file(folder, 3, 1).write_text("Timeout (0:00:13)!\n")
     assert hang_text(folder, 3) == (
-        "hang: rank 1 on node1 in section step at step 7: no thread of it could run"
+        "hang: rank 1 on node1 in section step at step 7 when last seen: none of its threads could "
+        "run, see its stacks"
     )
 
 
@@ -121,7 +134,7 @@ def test_who_did_not_dump_is_told_with_what_is_known(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     stacks_file(folder, 3, 0).parent.mkdir(parents=True)
     stacks_file(folder, 3, 0).write_text("Thread")
-    found = without_stacks(folder, 3, [0, 1, 2], [beat(0), beat(1)], "node0")
+    found = without_stacks(folder, 3, [0, 1, 2], [beat(0), beat(1)])
     assert [(item["rank"], item["host"]) for item in found] == [(1, "node1"), (2, "")]
     assert "stopped" in found[0]["why"]
 
