@@ -5,8 +5,7 @@
     misuse         any             2, also where one rank refused and the others left anything else
     saved          any             back into the queue (75 without SLURM)
     failed, none   yes             back into the queue: the grace period is short
-    failed, none   no              the step is started again inside the allocation, also
-                                   where the watchdog ended it as hung
+    failed, none   no, also hung   the step is started again inside the allocation
     failed         no, same bad    1, a further restart would read this sample again
                    sample twice
     saved          no, a rank died the same: the others only saved as srun ended them

@@ -35,6 +35,7 @@ from pipeline.plan.durations import LengthSpec
 from pipeline.plan.lr import LrSpec
 from pipeline.plan.plan import EmaSpec, Plan, make_plan
 from pipeline.plan.stages import StagesSpec
+from pipeline.run.beats import Section
 from pipeline.spec import Misuse
 
 K, GLOBAL = 5, 16
@@ -179,8 +180,12 @@ def test_a_resume_in_mid_stage_rehearses_only_what_is_to_come(
     seen: list[int] = []
     draw = stepper.model.draw_noise
     monkeypatch.setattr(stepper.model, "draw_noise", lambda n, *a: seen.append(n) or draw(n, *a))
-    left = list(rehearsed(steps(laid_out, 3), stepper, laid_out, 3, Unwatched()))
+    told: list[tuple[Section, int]] = []
+    watch = Unwatched()
+    monkeypatch.setattr(watch, "enter", lambda section, step: told.append((section, step)))
+    left = list(rehearsed(steps(laid_out, 3), stepper, laid_out, 3, watch))
     assert [part[0].step for part in left] == [3, 4, 5]
+    assert told == [(Section.COMPILE, 5), (Section.DATA, 5)], "a deadline of its own"
     assert len(seen) == 1
     rehearse_stages(stepper, laid_out, 3)
     assert len(seen) == 1 + 2

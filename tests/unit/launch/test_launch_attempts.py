@@ -90,6 +90,16 @@ def test_what_all_ranks_say_is_told_once(attempt, monkeypatch, capsys):
     assert cause.count("ValueError: poison") == 1
 
 
+def test_a_hang_is_told_by_the_watchdogs_words_alone(attempt, folder, monkeypatch, capsys):
+    said = "hang: rank 1 on node2 in section step at step 12: no sign of life for 11 s"
+    monkeypatch.setattr("launch.attempts.hang_text", lambda folder, attempt: said)
+    monkeypatch.setattr(RunFolder, "read_rank_error", lambda self, attempt: "peer is gone")
+    assert attempt(3, "raise", 1) == 1
+    found = Ledger(folder).attempts("here")
+    assert [(a.status, a.reason) for a in found] == [("hung", said)] * 4
+    assert f"cause: {said}\n" in capsys.readouterr().out
+
+
 def test_a_broken_sample_is_met_twice_and_named(attempt, folder, monkeypatch, capsys):
     said = "node2: BrokenSample: s.tar: sample 'k' (row 3): crc32c is 1; run `verify`"
     monkeypatch.setattr(RunFolder, "read_rank_error", lambda self, attempt: said)
