@@ -130,7 +130,7 @@ def _prep(options: argparse.Namespace) -> int:
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    from launch.preflight import preflight
+    from launch.preflight.command import preflight
 
     return preflight(options.config, options.overrides, options.ranks)
 

@@ -7,13 +7,16 @@ decision needs (launch.decide). After a stop request no new step is started.
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from launch.blame import Places, blamed
 from launch.cluster import NoAnswer, requeue
 from launch.decide import Action, Verdict, decide, status_of
+from launch.healthy import choose, leave_behind, to_exclude
 from launch.ledger import Attempt, Ledger
 from launch.ranks import End, Launcher
 from launch.stop import StopRequest, say, watch
+from launch.strikes import Strikes
+from launch.work import Job, Work
 from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, RunFolder
 from pipeline.run.hang import hang_text
 
@@ -21,54 +24,46 @@ REQUEUE_TRIES, RETRY_S = 3, 5.0
 """A controller may be busy; the signal's lead of 180 s leaves room for a second word."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """The SLURM job (or this process, without SLURM) that attempts are counted for."""
-
-    id: str
-    restart: int
-    in_slurm: bool
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is started again and again: a command for `world` ranks, and the run it works on."""
-
-    command: Sequence[str]
-    world: int
-    folder: RunFolder
-
-
 def run_attempts(launcher: Launcher, work: Work, job: Job, stop: StopRequest) -> int:
     """Make attempts at a training until it ends, fails for good or must be queued again."""
-    ledger = Ledger(work.folder)
+    ledger, strikes = Ledger(work.folder), Strikes(work.folder)
     while not stop.name:
         try:
-            status = _attempt(launcher, work, ledger, job, stop)
+            place = choose(launcher, work, strikes, job)
+            if place.launcher is None:
+                return give_up_allocation(work.folder, job, place.why)
+            status = _attempt(place.launcher, place.work, ledger, job, stop)
             attempts = ledger.attempts(job.id)
         except OSError as error:
             where = work.folder.path
             say(f"FAILED: {where}: cannot be written: {error}; make room or give rights there")
             return FAILED
         verdict = decide(status, attempts)
-        _tell(verdict, attempts)
+        _tell(verdict, attempts, strikes)
         if verdict.action is Action.EXIT:
             return verdict.code
         if verdict.action is Action.REQUEUE:
             break
-    return _hand_back(job)
+    return _hand_back(job, strikes)
 
 
-def give_up_allocation(folder: RunFolder, job: Job, why: str) -> int:
-    """Note that no attempt was possible, as nodes do not answer, and ask for other nodes."""
-    ledger = Ledger(folder)
+def give_up_allocation(
+    folder: RunFolder, job: Job, why: str, launcher: Launcher | None = None
+) -> int:
+    """Note that no attempt was possible, as nodes do not answer, and ask for other nodes.
+
+    With the launcher of the nodes that were called, those that `why` names get a strike.
+    """
+    ledger, strikes = Ledger(folder), Strikes(folder)
     step = folder.latest_step()
     attempt = ledger.begin(job.id, job.restart, socket.gethostname(), step)
     ledger.end(attempt, "lost", step, why)
+    if launcher is not None:
+        _strike(strikes, launcher, attempt, "lost", why)
     attempts = ledger.attempts(job.id)
     verdict = decide("lost", attempts)
-    _tell(verdict, attempts)
-    return verdict.code if verdict.action is Action.EXIT else _hand_back(job)
+    _tell(verdict, attempts, strikes)
+    return verdict.code if verdict.action is Action.EXIT else _hand_back(job, strikes)
 
 
 def run_single(launcher: Launcher, command: Sequence[str], job: Job, stop: StopRequest) -> int:
@@ -96,7 +91,17 @@ def _attempt(launcher: Launcher, work: Work, ledger: Ledger, job: Job, stop: Sto
     status = status_of(outcome, bool(stop.name), end, bool(hang))
     reason = _cause(folder, attempt, outcome, end, stop, hang)
     ledger.end(attempt, status, folder.latest_step(), reason)
+    _strike(Strikes(folder), launcher, attempt, status, reason)
     return status
+
+
+def _strike(
+    strikes: Strikes, launcher: Launcher, attempt: Attempt, status: str, reason: str
+) -> None:
+    """Note which nodes ended an attempt, if any did."""
+    places = Places(launcher.nodes, launcher.ranks_per_node)
+    if nodes := blamed(status, reason, places):
+        strikes.note(nodes, attempt.number, f"{status}: {reason}")
 
 
 def _cause(
@@ -123,7 +128,7 @@ def _cause(
     return "; ".join(filter(None, dict.fromkeys(causes)))
 
 
-def _tell(verdict: Verdict, attempts: Sequence[Attempt]) -> None:
+def _tell(verdict: Verdict, attempts: Sequence[Attempt], strikes: Strikes) -> None:
     """Print what happened; after the last attempt, the cause first and then the history."""
     last = attempts[-1]
     if verdict.action is not Action.EXIT:
@@ -133,20 +138,24 @@ def _tell(verdict: Verdict, attempts: Sequence[Attempt]) -> None:
     say(f"{word}: {verdict.why}" if verdict.code else word)
     if last.reason:
         say(f"cause: {last.reason}")
+    if nodes := strikes.left_out():
+        say(f"left out after two strikes (attempts/nodes.json): {', '.join(nodes)}")
     for attempt in attempts:
         say(f"  {attempt.describe()}")
 
 
-def _hand_back(job: Job) -> int:
+def _hand_back(job: Job, strikes: Strikes | None = None) -> int:
     """Give the job back to the queue; without SLURM the caller runs the command again."""
     if not job.in_slurm:
         say("stopped; run the same command again to continue")
         return SAVED
     error = ""
+    left_out = to_exclude(job, strikes) if strikes is not None else ""
     for tries in range(REQUEUE_TRIES):
         try:
             time.sleep(RETRY_S if tries else 0)
             requeue(job.id, say)
+            leave_behind(job, left_out)
             return SAVED
         except NoAnswer as reason:
             error = str(reason)

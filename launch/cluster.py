@@ -81,20 +81,36 @@ def requeue(job_id: str, tell: Callable[[str], None]) -> None:
     ask(["scontrol", "requeue", job_id])
 
 
-def node_address(nodes: str) -> str:
-    """Return the address of the first node of a node list, as SLURM itself reaches it.
+def host_names(nodes: str) -> list[str]:
+    """Return the nodes of a list like `gpu[1-4]`, one by one."""
+    return ask(["scontrol", "show", "hostnames", nodes]).split()
+
+
+def node_address(node: str) -> str:
+    """Return the address of a node, as SLURM itself reaches it.
 
     The name need not be one that resolves; NodeAddr is.
     """
-    first = ask(["scontrol", "show", "hostnames", nodes]).split()[0]
-    match = re.search(r"\bNodeAddr=(\S+)", ask(["scontrol", "--oneliner", "show", "node", first]))
-    return match[1] if match else first
+    match = re.search(r"\bNodeAddr=(\S+)", ask(["scontrol", "--oneliner", "show", "node", node]))
+    return match[1] if match else node
 
 
 def running_steps(job_id: str) -> list[str]:
     """Return the ids of the job's steps that run, without batch and extern."""
     lines = ask(["squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job_id}"]).split()
     return [step for step in lines if step.rpartition(".")[2].isdigit()]
+
+
+def partition_facts(name: str) -> dict[str, str]:
+    """Return scontrol's facts of a partition, of the default one where `name` is empty.
+
+    Raises:
+        NoAnswer: there is no such partition, or SLURM does not answer.
+    """
+    command = ["scontrol", "--oneliner", "show", "partition", *([name] if name else [])]
+    records = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in ask(command).splitlines()]
+    chosen = [facts for facts in records if name or facts.get("Default") == "YES"]
+    return chosen[0] if chosen else {}
 
 
 def configuration() -> dict[str, str]:

@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Self
 
 from launch.ranks import End, free_port, meeting_port, rank_environment
 from pipeline.run.folder import DONE, MISUSE, SAVED
@@ -67,9 +68,14 @@ class LocalStep:
 class LocalLauncher:
     """Starts ranks on this host."""
 
+    nodes: Sequence[str] = ()
+
     def __init__(self, ranks: int, job: str) -> None:
-        self.capacity = ranks
+        self.capacity = self.ranks_per_node = ranks
         self._job = job
+
+    def without(self, nodes: Collection[str]) -> Self:
+        return self
 
     def start(self, command: Sequence[str], world: int, attempt: int) -> LocalStep:
         port = free_port(meeting_port(self._job, 0, attempt))

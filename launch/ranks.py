@@ -3,9 +3,9 @@
 import hashlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from pipeline.plan.scaling import makes_groups, worlds_sharing
 
@@ -50,6 +50,13 @@ class Launcher(Protocol):
 
     capacity: int
     """So many ranks have a place."""
+    nodes: Sequence[str]
+    """The nodes of these places, in the order of the ranks; none without SLURM."""
+    ranks_per_node: int
+
+    def without(self, nodes: Collection[str]) -> Self:
+        """Return a launcher that starts no rank on these nodes."""
+        ...
 
     def start(self, command: Sequence[str], world: int, attempt: int) -> Step:
         """Start `world` ranks of `command` with the environment that ranks expect."""

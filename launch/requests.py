@@ -21,13 +21,17 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,:&|@\
 Time = Annotated[str, StringConstraints(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")]
 
 
+NodeRange = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,5}-[1-9]\d{0,5}$")]
+"""`2-8`: at least and at most so many nodes."""
+
+
 class Request(Spec):
     """The part of sbatch's options that chains and launch scripts set; None leaves SLURM's own.
 
     `time` is minutes, MM:SS, HH:MM:SS or D-HH:MM:SS, as sbatch reads it.
     """
 
-    nodes: int | None = Field(default=None, gt=0)
+    nodes: Annotated[int, Field(gt=0)] | NodeRange | None = None
     ntasks_per_node: int | None = Field(default=None, gt=0)
     gpus_per_node: int | None = Field(default=None, ge=0)
     cpus_per_task: int | None = Field(default=None, gt=0)
@@ -42,8 +46,18 @@ class Request(Spec):
 
     @property
     def ranks(self) -> int:
-        """Return the number of ranks this has places for."""
-        return (self.nodes or 1) * (self.ntasks_per_node or 1)
+        """Return the number of ranks this has places for, with all the nodes it may get."""
+        return self._nodes[1] * (self.ntasks_per_node or 1)
+
+    @property
+    def fewest_ranks(self) -> int:
+        """Return the number of ranks this has places for with the fewest nodes it takes."""
+        return self._nodes[0] * (self.ntasks_per_node or 1)
+
+    @property
+    def _nodes(self) -> tuple[int, int]:
+        first, _, last = str(self.nodes or 1).partition("-")
+        return int(first), int(last or first)
 
     def over(self, base: "Request") -> "Request":
         """Return this request with `base`'s values where it says nothing."""

@@ -2,17 +2,18 @@
 
 The same srun as the training's starts one small process for each rank (launch/answer.py): it says
 its host, whether it sees the data set and may write the run's folder, and whether it can connect
-to rank 0's host.
+to rank 0's host; the first rank of each node also tells what the node is like.
 """
 
 import json
 import socket
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from launch import answer as program
-from launch.answer import MARK, Answer
+from launch.answer import MARK, Answer, Question
 from launch.cluster import tells_of_lost_node
 
 ANSWER_S = 180.0
@@ -30,14 +31,13 @@ class LostRanks(Absent):
 def call(
     srun: Sequence[str],
     python: Sequence[str],
-    address: str,
-    data: Path | None,
-    folder: Path,
+    question: Question,
+    num_ranks: int,
     timeout_s: float = ANSWER_S,
 ) -> list[Answer]:
     """Start the roll call with `srun` and return the answers, by rank.
 
-    `data` is the folder of shards that the ranks must see, None where they come from a URL.
+    `question` lacks only its port: that of a door which is open meanwhile.
 
     Raises:
         LostRanks: ranks are silent, or srun says that a node is.
@@ -46,11 +46,11 @@ def call(
     with socket.socket() as door:
         door.bind(("", 0))
         door.listen(1024)  # the kernel accepts for us; nobody needs to
-        port = str(door.getsockname()[1])
-        asked = [str(Path(program.__file__).resolve()), address, port, str(data or ""), str(folder)]
+        asked = replace(question, port=int(door.getsockname()[1]))
+        program_file = str(Path(program.__file__).resolve())
         try:
             done = subprocess.run(
-                [*srun, *python, *asked],
+                [*srun, *python, program_file, json.dumps(asdict(asked))],
                 capture_output=True,
                 text=True,
                 timeout=timeout_s,
@@ -59,8 +59,8 @@ def call(
         except subprocess.TimeoutExpired as late:
             heard = read_answers(_text(late.stdout))
             raise LostRanks(
-                f"only {len(heard)} ranks answered in {timeout_s:.0f} s: "
-                f"{_ranges(answer.rank for answer in heard) or 'none'}"
+                f"only {len(heard)} ranks answered in {timeout_s:.0f} s; silent: rank "
+                f"{_ranges(set(range(num_ranks)) - {answer.rank for answer in heard})}"
             ) from None
     answers = read_answers(done.stdout)
     if done.returncode:
@@ -81,7 +81,7 @@ def problems(answers: Sequence[Answer], num_ranks: int) -> list[str]:
     missing = set(range(num_ranks)) - {answer.rank for answer in answers}
     if missing:
         lines.append(f"rank {_ranges(missing)} of {num_ranks} did not answer")
-    for field in ("data", "folder", "address"):
+    for field in ("data", "folder", "network", "address"):
         by_reason: dict[tuple[str, str], list[int]] = {}
         for answer in answers:
             if reason := getattr(answer, field):

@@ -12,11 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
-from launch.cluster import NoAnswer, ask, node_address, running_steps, tells_of_lost_node
+from launch.cluster import (
+    NoAnswer,
+    ask,
+    host_names,
+    node_address,
+    running_steps,
+    tells_of_lost_node,
+)
 from launch.ranks import End, free_port, meeting_port, rank_environment
 from pipeline.run.folder import DONE, MISUSE, SAVED
 from pipeline.spec import Misuse
@@ -119,17 +127,35 @@ class SrunStep:
 
 
 class SrunLauncher:
-    """Starts ranks in this job's allocation."""
+    """Starts ranks in this job's allocation, on all its nodes or on those of `nodes`."""
 
-    def __init__(self, allocation: Allocation, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, allocation: Allocation, env: Mapping[str, str], nodes: Sequence[str] = ()
+    ) -> None:
         self.allocation = allocation
-        self.capacity = allocation.num_tasks
-        self.address = node_address(allocation.node_list)
+        self.ranks_per_node = allocation.tasks_per_node
+        self._all = host_names(allocation.node_list)
+        self.nodes = nodes or self._all
+        self.capacity = len(self.nodes) * self.ranks_per_node
+        self.address = node_address(self.nodes[0])
+        self._env = env
         self._site_args = env.get("SRUN_ARGS", "").split()
+
+    def without(self, nodes: Collection[str]) -> Self:
+        """Return a launcher for the nodes that are left.
+
+        Raises:
+            NoAnswer: SLURM does not answer.
+        """
+        rest = [node for node in self.nodes if node not in nodes]
+        assert rest, f"no node is left without {nodes}"
+        return type(self)(self.allocation, self._env, rest)
 
     def start(self, command: Sequence[str], world: int, attempt: int) -> SrunStep:
         job, restart = self.allocation.job, self.allocation.restart
-        port = free_port(meeting_port(job, restart, attempt))  # rank 0 runs on this host
+        port = meeting_port(job, restart, attempt)
+        if self.nodes[0] == self._all[0]:  # rank 0 runs on this host
+            port = free_port(port)
         threads = _threads(self.allocation, os.cpu_count() or 1)
         process = subprocess.Popen(
             [*self.srun(world), *command],
@@ -139,9 +165,16 @@ class SrunLauncher:
         )
         return SrunStep(process, job)
 
-    def srun(self, world: int) -> list[str]:
-        """Return srun and its arguments for `world` ranks on as few nodes as hold them."""
-        per_node = min(world, self.allocation.tasks_per_node)
+    @property
+    def _some(self) -> bool:
+        return len(self.nodes) < len(self._all)
+
+    def srun(self, world: int, each_node: int = 0) -> list[str]:
+        """Return srun and its arguments for `world` ranks on as few nodes as hold them.
+
+        `each_node`: so many tasks on each node instead of as many as the job has places for.
+        """
+        per_node = each_node or min(world, self.ranks_per_node)
         num_nodes = -(-world // per_node)
         return [
             "srun",
@@ -152,6 +185,7 @@ class SrunLauncher:
             f"--ntasks-per-node={per_node}",
             f"--cpus-per-task={self.allocation.cpus_per_task}",
             "--distribution=block",
+            *([f"--nodelist={','.join(self.nodes[:num_nodes])}"] if self._some else []),
             *(["--label"] if world > 1 else []),
             *self._site_args,
         ]

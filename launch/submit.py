@@ -168,6 +168,8 @@ def parameters(
 ) -> dict[str, object]:
     """Return submitit's parameters for a job."""
     asked: dict[str, object] = dict(request.values())
+    # submitit reckons with a number of nodes; sbatch gets the range.
+    span = {"nodes": asked.pop("nodes")} if isinstance(request.nodes, str) else {}
     time_min = minutes(request.time) if request.time else limit_min
     dependency = {"dependency": "afterok:" + ":".join(after)} if after else {}
     return {
@@ -182,5 +184,6 @@ def parameters(
             "signal": signal,
             "requeue": True,
             "kill-on-invalid-dep": "yes",
+            **span,
         },
     }

@@ -1,4 +1,4 @@
-"""Keeps one job going: the roll call, then attempts until it is done, wrong or handed back.
+"""Keeps one job going: checks, then attempts until it is done, wrong or handed back.
 
     python -m launch supervise train CONFIG [key=value ...]            inside a SLURM job
     python -m launch local --ranks 2 train CONFIG [key=value ...]      processes of this host
@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-from launch.attempts import Job, Work, give_up_allocation, run_attempts, run_single
+from launch.attempts import give_up_allocation, run_attempts, run_single
 from launch.local import LocalLauncher
-from launch.ranks import Launcher, idle_note, largest_world, rank_command, rank_python
-from launch.rollcall import LostRanks, call, problems, summary
+from launch.ranks import Launcher, rank_command
+from launch.rollcall import LostRanks
+from launch.start import check_start
 from launch.steps import SrunLauncher, allocation_from
 from launch.stop import say, stop_requests
+from launch.strikes import Strikes
 from launch.target import Training, check_job, training
-from pipeline.spec import Misuse
+from launch.work import Job, Work
 
 
 def supervise(arguments: Sequence[str], local_ranks: int | None = None) -> int:
@@ -38,15 +40,16 @@ def supervise(arguments: Sequence[str], local_ranks: int | None = None) -> int:
         if target is None:
             return run_single(launcher, command, job, stop)
         if isinstance(launcher, SrunLauncher):
+            called = _called(launcher, target)
             try:
-                _roll_call(launcher, target)
+                check_start(called, target)
             except LostRanks as error:
-                return give_up_allocation(target.folder, job, str(error))
-        needs = target.micro_batches, target.recipe.model.bn_group
-        if note := idle_note(launcher.capacity, *needs):
+                return give_up_allocation(target.folder, job, str(error), called)
+        if note := target.idle_note(launcher.capacity):
             say(note)
-        world = largest_world(launcher.capacity, *needs)
-        return run_attempts(launcher, Work(command, world, target.folder), job, stop)
+        world = target.largest_world(launcher.capacity)
+        work = Work(command, world, target.folder, target.largest_world)
+        return run_attempts(launcher, work, job, stop)
 
 
 def _launcher(local_ranks: int | None) -> tuple[Launcher, Job]:
@@ -58,19 +61,7 @@ def _launcher(local_ranks: int | None) -> tuple[Launcher, Job]:
     return launcher, Job(allocation.job, allocation.restart, in_slurm=True)
 
 
-def _roll_call(launcher: SrunLauncher, target: Training) -> None:
-    """Let every rank answer, print the plan, and refuse what cannot work.
-
-    Raises:
-        Misuse: the data set is missing, or a rank does not see it, or cannot write or connect.
-        Failure: the URL of the shards does not answer.
-    """
-    folder = target.folder.path
-    python = rank_python(sys.executable, os.environ)
-    srun = launcher.srun(launcher.capacity)
-    answers = call(srun, python, launcher.address, target.shards, folder)
-    say(f"{summary(answers, launcher.capacity)}; run folder {folder}")
-    print(target.plan_text(), flush=True)
-    target.check_data()
-    if wrong := problems(answers, launcher.capacity):
-        raise Misuse("roll call:\n  " + "\n  ".join(wrong))
+def _called(launcher: SrunLauncher, target: Training) -> SrunLauncher:
+    """Return a launcher without the nodes that struck twice; with all where no other is there."""
+    struck = Strikes(target.folder).among(launcher.nodes)
+    return launcher.without(struck) if 0 < len(struck) < len(launcher.nodes) else launcher

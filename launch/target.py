@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.ranks import idle_note, largest_world
 from pipeline.data.manifest import Manifest
 from pipeline.data.places import is_url
 from pipeline.jobs.look import Found, look, num_train
@@ -41,6 +42,14 @@ class Training:
     @property
     def micro_batches(self) -> list[int]:
         return [stage.settings.micro_batches for stage in self.plan.stages]
+
+    def largest_world(self, capacity: int) -> int:
+        """Return the most ranks, at most `capacity`, that can share the work."""
+        return largest_world(capacity, self.micro_batches, self.recipe.model.bn_group)
+
+    def idle_note(self, capacity: int) -> str:
+        """Say which of `capacity` places stay empty and what would fill them; empty where none."""
+        return idle_note(capacity, self.micro_batches, self.recipe.model.bn_group)
 
     def plan_text(self) -> str:
         """Return the plan as `python -m pipeline plan` prints it."""

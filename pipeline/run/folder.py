@@ -95,7 +95,7 @@ class RunFolder:
         path = self.outcome_file(attempt).with_suffix(".cause.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            host = host or socket.gethostname()
+            host = host or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
             write_json(path, {"reason": reason, "host": host, "time_s": time.time()})
 
     def read_rank_error(self, attempt: int) -> str:

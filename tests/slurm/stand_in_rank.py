@@ -2,7 +2,7 @@
 
 It keeps the contract of `python -m pipeline train`: resumes from LATEST, commits each step, saves
 on USR2 and TERM, writes the outcome file, exits with 0, 1, 2 or 75. Faults: `raise` at once,
-`misuse`, `deaf` (never saves).
+`misuse`, `deaf` (never saves), `dies-on-NODE` (killed, on that node alone).
 """
 
 import os
@@ -24,11 +24,16 @@ def main(folder: RunFolder, steps: int, fault: str) -> int:
     pids = folder.path / "pids"
     pids.mkdir(parents=True, exist_ok=True)
     (pids / f"{this_attempt()}.{rank}").write_text(str(os.getpid()))
+    node = os.environ.get("SLURMD_NODENAME", "")
+    (folder.path / "hosts").mkdir(exist_ok=True)
+    (folder.path / "hosts" / f"{this_attempt()}.{rank}").write_text(node)
     step = max(folder.latest_step(), 0)
     while step < steps:
         time.sleep(0.1)
         if rank == 0 and _peer_is_gone(pids):
             return _end(folder, rank, Outcome(Status.FAILED, step, "connection closed by peer"))
+        if fault == f"dies-on-{node}":
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault == "raise":
             return _end(folder, rank, Outcome(Status.FAILED, step, "ValueError: poison"))
         if fault == "misuse":

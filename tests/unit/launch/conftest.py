@@ -1,5 +1,6 @@
 """A config that needs no data set, a set without images, ranks that only count, made-up SLURM."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,3 +97,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
         return calls
 
     return make
+
+
+@pytest.fixture
+def copy_shards() -> Callable[[Path, Path], Path]:
+    """Copy a folder of shards, to damage the copy; returns where it is."""
+    return lambda source, place: Path(shutil.copytree(source, place))

@@ -6,16 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import preflight as module
-from launch.preflight import (
-    Findings,
-    check_cluster,
-    check_data,
-    check_disk,
-    check_mlflow,
-    check_world,
-    doubts,
-)
+from launch.preflight import disk
+from launch.preflight.command import preflight
+from launch.preflight.data import check_data
+from launch.preflight.disk import check_room
+from launch.preflight.findings import Findings
+from launch.preflight.slurm import check_cluster, doubts
+from launch.preflight.tracking import check_mlflow
+from launch.preflight.world import check_world
 from launch.target import training
 from pipeline.spec import Misuse
 from tests.unit.data.faulty_server import Fault, serving
@@ -35,7 +33,7 @@ def target(config):
 
 
 def test_a_missing_data_set_is_a_mistake_and_the_plan_is_printed(config, tmp_path, capsys):
-    assert module.preflight(config, [], 2) == 2
+    assert preflight(config, [], 2) == 2
     out = capsys.readouterr().out
     assert f"mistake  field 'data': {tmp_path}/shards: no such folder of shards" in out
     assert "micro-batches" in out and "ok       ranks    2, all with work" in out
@@ -62,7 +60,7 @@ def test_a_url_that_does_not_give_the_manifest_is_a_mistake(target, found, tmp_p
 
 
 def test_a_url_and_no_folder_for_its_shards_is_a_mistake(config, capsys):
-    assert module.preflight(config, ["data.path=http://127.0.0.1:9"], 2) == 2
+    assert preflight(config, ["data.path=http://127.0.0.1:9"], 2) == 2
     out = capsys.readouterr().out
     assert "mistake  field 'data': field 'data.shards.folder' is empty" in out
 
@@ -82,28 +80,28 @@ def test_room_for_checkpoints_counts_the_classes_of_the_shards(
     target, found, tmp_path, make_manifest
 ):
     make_manifest(tmp_path / "shards", num_train=640, num_classes=20_000)
-    check_disk(target("model=v2_l", "data.num_classes=10"), found)
+    check_room(target("model=v2_l", "data.num_classes=10"), found)
     (tmp_path / "shards" / "manifest.json").unlink()
     for number in (10, 20_000):
-        check_disk(target("model=v2_l", f"data.num_classes={number}"), found)
+        check_room(target("model=v2_l", f"data.num_classes={number}"), found)
     shards, few, many = (text.split()[1] for text in found.good)
     assert shards == many != few
 
 
 def test_a_wrong_setting_ends_it_at_once(config):
     with pytest.raises(Misuse, match=r"lr\.peek"):
-        module.preflight(config, ["lr.peek=1"], 2)
+        preflight(config, ["lr.peek=1"], 2)
 
 
 def test_a_disk_that_is_too_small_names_both_sizes(target, found, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
-    check_disk(target(), found)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    check_room(target(), found)
     assert "0.0 GB free" in found.mistakes[0] and "choose another runs=" in found.mistakes[0]
 
 
 def test_room_for_checkpoints_grows_with_the_model(target, found):
-    check_disk(target("model=tiny"), found)
-    check_disk(target("model=v2_l", "data.num_classes=21841"), found)
+    check_room(target("model=tiny"), found)
+    check_room(target("model=v2_l", "data.num_classes=21841"), found)
     small, large = (float(text.split()[1]) for text in found.good)
     assert small < 1 < large
 

@@ -37,7 +37,7 @@ def test_outside_of_a_job_the_remedy_is_named():
 
 @pytest.fixture
 def launcher(programs):
-    programs("scontrol", 'if [ "$2" = hostnames ]; then echo gpu1; echo gpu2; else '
+    programs("scontrol", 'if [ "$2" = hostnames ]; then echo gpu1 gpu2 gpu3 gpu4; else '
              'echo "NodeName=gpu1 NodeAddr=10.1.0.1 NodeHostName=gpu1"; fi')  # fmt: skip
     return SrunLauncher(allocation_from(ENV), {"SRUN_ARGS": "--container-image=/i.sqsh"})
 

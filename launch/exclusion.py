@@ -1,0 +1,58 @@
+"""Nodes that SLURM shall not give a job again, and whether the cluster has others for it.
+
+SLURM takes the list (`ExcNodeList`) for a job that waits, also right after a requeue, and refuses
+it for one that runs. It keeps it over further requeues; `scontrol update JobId=ID ExcNodeList=`
+empties it.
+"""
+
+from collections.abc import Collection
+
+from launch.cluster import ask, host_names, job_facts
+
+_USABLE = ("idle", "mix", "alloc", "comp", "plan")
+
+
+def others_enough(job_id: str, nodes: Collection[str]) -> bool:
+    """Return whether the job's partition has as many other nodes of the same kind as it uses.
+
+    Raises:
+        NoAnswer: SLURM does not answer.
+    """
+    facts = job_facts(job_id)
+    need = int(facts.get("NumNodes", "1").partition("-")[0])
+    partition = facts.get("Partition", "")
+    command = ["sinfo", "--noheader", "--Node", "--format=%N|%T|%G|%f", f"--partition={partition}"]
+    rows = [line.strip().split("|") for line in ask(command).splitlines()]
+    known = {row[0]: row[1:] for row in rows if len(row) == 4}
+    kinds = [known[node][1:] for node in nodes if node in known]
+    usable = [
+        node
+        for node, (state, *kind) in known.items()
+        if node not in nodes
+        and state.startswith(_USABLE)
+        and not state.endswith("*")  # does not answer
+        and (not kinds or kind in kinds)
+    ]
+    return len(usable) >= need
+
+
+def with_excluded(job_id: str, nodes: Collection[str]) -> str:
+    """Return these nodes and those that a job excludes already, as SLURM writes a list.
+
+    Raises:
+        NoAnswer: SLURM does not answer.
+    """
+    listed = job_facts(job_id).get("ExcNodeList", "(null)")
+    before = [] if listed == "(null)" else host_names(listed)
+    return ",".join(sorted({*before, *nodes}))
+
+
+def exclude(job_id: str, names: str) -> None:
+    """Have a job that was just requeued come back without the nodes of a list.
+
+    Raises:
+        NoAnswer: SLURM refuses, for instance as the job was not requeued.
+    """
+    update = ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={names}"]
+    # The requeue sends TERM to everything of the job, this command too.
+    ask(["sh", "-c", 'trap "" TERM; exec "$@"', "sh", *update])

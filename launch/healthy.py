@@ -1,0 +1,69 @@
+"""Chooses the nodes of the next attempt: without those that struck twice, where enough are left."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from launch.cluster import NoAnswer
+from launch.exclusion import exclude, others_enough, with_excluded
+from launch.ranks import Launcher
+from launch.stop import say
+from launch.strikes import Strikes
+from launch.work import Job, Work
+
+ENOUGH = 0.5
+"""A world of less than this part of the whole is too slow: other nodes are asked for."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the next attempt runs; without a launcher the job needs other nodes."""
+
+    launcher: Launcher | None
+    work: Work
+    why: str = ""
+
+
+def choose(launcher: Launcher, work: Work, strikes: Strikes, job: Job) -> Choice:
+    """Leave out the nodes that struck twice, or ask for others, or go on with what there is."""
+    struck = strikes.among(launcher.nodes)
+    if not struck:
+        return Choice(launcher, work)
+    why = "; ".join(f"{node} ended attempts twice ({cause})" for node, cause in struck.items())
+    rest = len(launcher.nodes) - len(struck)
+    world = work.fits(rest * launcher.ranks_per_node) if rest else 0
+    if world and world >= ENOUGH * work.world:
+        say(f"{why}: left out, {world} of {work.world} ranks go on")
+        return Choice(launcher.without(struck), replace(work, world=world))
+    if job.in_slurm and are_replaceable(job, struck):
+        return Choice(None, work, f"{why}: other nodes are asked for")
+    say(f"{why}: used again, as the partition has too few other nodes")
+    return Choice(launcher, work)
+
+
+def are_replaceable(job: Job, nodes: Collection[str]) -> bool:
+    """Return whether the cluster has enough nodes beside these; not where it does not say."""
+    try:
+        return others_enough(job.id, nodes)
+    except NoAnswer as error:
+        say(str(error))
+        return False
+
+
+def to_exclude(job: Job, strikes: Strikes) -> str:
+    """Return the list of nodes that a job shall come back without, empty where it may have all."""
+    nodes = strikes.left_out()
+    try:
+        return with_excluded(job.id, nodes) if nodes and others_enough(job.id, nodes) else ""
+    except NoAnswer as error:
+        say(f"{', '.join(nodes)} cannot be excluded: {error}")
+        return ""
+
+
+def leave_behind(job: Job, names: str) -> None:
+    """Have a job that was requeued come back without the nodes of a list."""
+    try:
+        if names:
+            exclude(job.id, names)
+            say(f"job {job.id} comes back without {names}")
+    except NoAnswer as error:
+        say(f"{names} could not be excluded: {error}")
