@@ -32,8 +32,13 @@ def choose(launcher: Launcher, work: Work, strikes: Strikes, job: Job) -> Choice
     rest = len(launcher.nodes) - len(struck)
     world = work.fits(rest * launcher.ranks_per_node) if rest else 0
     if world and world >= ENOUGH * work.world:
+        try:
+            choice = Choice(launcher.without(struck), replace(work, world=world))
+        except NoAnswer as error:
+            say(f"{why}, and is used again: {error}")
+            return Choice(launcher, work)
         say(f"{why}: left out, {world} of {work.world} ranks go on")
-        return Choice(launcher.without(struck), replace(work, world=world))
+        return choice
     if job.in_slurm and are_replaceable(job, struck):
         return Choice(None, work, f"{why}: other nodes are asked for")
     say(f"{why}: used again, as the partition has too few other nodes")

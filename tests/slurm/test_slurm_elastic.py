@@ -53,6 +53,17 @@ def wait_for_step(testbed, folder: RunFolder, log: Path, step: int, read_losses)
         time.sleep(0.05)
 
 
+def test_an_interface_that_no_node_has_ends_the_job_with_its_name(
+    testbed, submit, monkeypatch
+) -> None:
+    monkeypatch.setitem(testbed.env, "NETWORK_INTERFACE", "ib7")
+    job, _, log = submit("no-interface", ("--nodes=2",))
+    facts = testbed.wait(job, "COMPLETED", "FAILED", timeout_s=120)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0"), log.read_text()
+    assert "has no interface 'ib7', only lo" in log.read_text()
+    assert "change NETWORK_INTERFACE in slurm/site.env" in log.read_text()
+
+
 def test_a_job_that_comes_back_with_fewer_nodes_goes_on_as_if_nothing_were(
     testbed, submit, read_losses
 ) -> None:
@@ -72,6 +83,7 @@ def test_a_job_that_comes_back_with_fewer_nodes_goes_on_as_if_nothing_were(
     text = log.read_text()
     assert facts["JobState"] == "COMPLETED", text[-5000:]
     assert "starts with 3 ranks" in text and "starts with 2 ranks" in text
+    assert "MB/s in an all-reduce of 16 MB between 3 nodes over lo (gloo)" in text
     first, second = Ledger(folder).attempts(job)
     assert first.status == "saved" and second.first_step == first.last_step, "no step is lost"
 

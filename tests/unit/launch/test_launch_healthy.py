@@ -6,7 +6,8 @@ from typing import Self
 
 import pytest
 
-from launch.attempts import run_attempts
+from launch.attempts import give_up_allocation, run_attempts
+from launch.cluster import NoAnswer
 from launch.healthy import choose, leave_behind, to_exclude
 from launch.ledger import Ledger
 from launch.local import LocalLauncher
@@ -106,6 +107,25 @@ def test_a_slurm_that_does_not_answer_changes_nothing(work, strikes, programs):
     assert choose(launcher, work, strikes("gpu1"), JOB).launcher is launcher
     assert choose(launcher, work, strikes("gpu1"), HERE).launcher is launcher
     assert to_exclude(JOB, strikes("gpu1")) == ""
+
+
+def test_a_slurm_that_does_not_answer_in_a_restart_ends_no_job(work, strikes, monkeypatch, capsys):
+    def without(self, nodes):
+        raise NoAnswer("scontrol show node gpu1: no answer in 30 s")
+
+    monkeypatch.setattr(Spread, "without", without)
+    launcher = Spread()
+    assert choose(launcher, work, strikes("gpu2"), JOB).launcher is launcher
+    assert "is used again: scontrol show node gpu1: no answer" in capsys.readouterr().out
+
+
+def test_a_node_that_is_silent_at_the_roll_call_gets_a_strike(folder, programs):
+    programs("scontrol", "echo 'JobId=12 JobState=RUNNING NumNodes=4 Partition=gpu'")
+    programs("sinfo", SINFO)
+    why = "only 6 ranks answered in 180 s; silent: rank 2-3"
+    assert give_up_allocation(folder, JOB, why, Spread()) == 75
+    assert list(Strikes(folder).by_node()) == ["gpu2"]
+    assert Strikes(folder).left_out() == {}, "once is chance"
 
 
 def test_what_the_user_excluded_stays_excluded(strikes, programs):

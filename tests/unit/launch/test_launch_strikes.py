@@ -46,6 +46,14 @@ def test_without_nodes_nobody_is_blamed():
     assert blamed("crashed", reason, Places((), 2)) == []
 
 
+def test_a_rank_says_the_name_that_slurm_has_for_its_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu3")
+    run = RunFolder(tmp_path / "run")
+    run.write_rank_error(4, "OSError: disk on fire")
+    assert run.read_rank_error(4) == "gpu3: OSError: disk on fire"
+    assert blamed("crashed", run.read_rank_error(4), PLACES) == ["gpu3"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     run = RunFolder(tmp_path / "run")
