@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.state import PARTS, TrainState, state_from
+from pipeline.run import faults
 from pipeline.run.files import read_json, sync_folder, write_atomically, write_json
 from pipeline.spec import Failure
 
@@ -97,7 +98,9 @@ class Store:
                 save_file(tensors, folder / f"{part}.safetensors")
             except SafetensorError as error:  # it wraps the system's error in its own
                 raise OSError(f"{folder / part}.safetensors: {error}") from error
+            faults.wrote(folder / f"{part}.safetensors", state.step)
         write_json(folder / STATE, {**state.scalars(), "facts": facts})
+        faults.wrote(folder / STATE, state.step)
         for name, paper in self.papers.items():
             write_json(folder / name, paper)
         files = {}
@@ -106,6 +109,7 @@ class Store:
                 os.fsync(file.fileno())
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         write_json(folder / "manifest.json", {"files": files})
+        faults.wrote(folder / "manifest.json", state.step)
         sync_folder(folder)
 
     def _point_to(self, final: Path) -> None:

@@ -26,6 +26,7 @@ from pipeline.engine.step import Stepper
 from pipeline.engine.watchdog import Unwatched, Watch
 from pipeline.parallel.strategy import Tensors
 from pipeline.plan.plan import Plan, StepPlan
+from pipeline.run import faults
 from pipeline.run.beats import Section
 from pipeline.spec import Failure
 
@@ -148,6 +149,7 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
         leaving = beat.stop or course.step == total
         if course.step % loop.evaluate_every == 0 or course.step == total:
             loop.watch.enter(Section.EVALUATE, course.step)
+            faults.hit("evaluate", course.step, loop.stepper.world.rank)
             course.scored(loop.evaluate(course.step))
             clock = time.perf_counter()
         save_due = save_due or course.step % loop.save_every == 0
@@ -165,8 +167,8 @@ def _go_on(loop: Loop, course: Course, saved: TrainState, wish: StopWish) -> Tra
 
 def _watched(loop: Loop, course: Course) -> Iterator[list[MicroBatch]]:
     """Yield each step's micro-batches, and tell the watch when they are waited for and used."""
-    steps = loop.batches(_next_batch(loop, course))
-    stage = -1
+    rank, stage = loop.stepper.world.rank, -1
+    steps = faults.each(loop.batches(_next_batch(loop, course)), "data", course.step + 1, rank)
     while True:
         loop.watch.enter(Section.DATA, course.step + 1)
         batches = next(steps, None)
@@ -192,6 +194,7 @@ def _step(
     """Train one step and note it in `course`; all ranks get the same facts of it."""
     plan, step = loop.plan.at(course.step), course.step + 1
     bad_samples = _name_bad(loop, batches)
+    faults.hit("step", step, loop.stepper.world.rank)
 
     def agree(share: torch.Tensor) -> Callable[[], bool]:
         if loop.pace is not None:
@@ -263,9 +266,10 @@ def _save(loop: Loop, course: Course) -> TrainState | Trouble:
     Raises:
         Failure: the ranks hold different numbers.
     """
-    loop.watch.enter(Section.CHECKPOINT, course.step)
-    state = capture(loop.stepper, course)
     world = loop.stepper.world
+    loop.watch.enter(Section.CHECKPOINT, course.step)
+    faults.hit("checkpoint", course.step, world.rank)
+    state = capture(loop.stepper, course)
     if loop.guard.compare_ranks:
         check_replicas(state, world)
     if sick := first_not_finite(state, world):

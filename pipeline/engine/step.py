@@ -4,6 +4,7 @@ Whether the step counts is asked of all ranks as soon as this rank's share of th
 read before the update. By then the backward pass is queued, so a GPU has work while the host waits.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from pipeline.optim.ema import Ema
 from pipeline.parallel.strategy import Strategy
 from pipeline.parallel.world import World
 from pipeline.plan.plan import StepPlan
+from pipeline.run import faults
 
 WARM_UP_TRIES = 30
 
@@ -62,6 +64,8 @@ class Stepper:
             images, targets, noise = joined(
                 [self.inputs.train(batch, plan, self.model) for batch in own]
             )
+            if faults.hit("forward", plan.step + 1, self.world.rank):
+                targets = targets * math.nan
             self.strategy.micro_step(
                 self._compute(images, targets, noise, share), last=part == parts - 1
             )

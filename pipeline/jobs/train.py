@@ -17,6 +17,7 @@ from pipeline.jobs.disk import naming_disk
 from pipeline.jobs.prepare import Prepared, make_data_ready, plan_text, prepare, record
 from pipeline.parallel.place import place_from
 from pipeline.recipe import load_recipe
+from pipeline.run import faults
 from pipeline.run.beats import Section
 from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
 from pipeline.run.lease import Lease, LeaseHeld
@@ -33,6 +34,7 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
     is_first = place_from(os.environ).rank == 0
     with stop_wish() as wish:
         try:
+            faults.begin(recipe.folder)
             prepared = prepare(recipe)
             if is_first:
                 print(plan_text(recipe, prepared.plan, prepared.manifest), flush=True)

@@ -34,6 +34,7 @@ from pipeline.parallel.place import local_ranks
 from pipeline.parallel.settings import meets_in_forward
 from pipeline.parallel.world import World, open_world
 from pipeline.recipe import Recipe
+from pipeline.run import faults
 from pipeline.run.beats import Section
 from pipeline.run.folder import Outcome, Status
 from pipeline.run.lease import Lease
@@ -51,6 +52,7 @@ def run_training(
         world = open_world(recipe.compute.collective_timeout_s)
         stack.callback(world.close)
         watch.count = world.num_collectives
+        faults.hit("setup", 0, world.rank)
         progress = Progress(prepared, world, wish)
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)

@@ -18,6 +18,8 @@ from pipeline.checkpoint.settings import CheckpointSpec
 from pipeline.checkpoint.state import PARTS, TrainState, Window, equal, state_from
 from pipeline.checkpoint.store import Store, await_whole, read, read_facts
 from pipeline.checkpoint.writer import MAX_FAILURES, Writer
+from pipeline.run import faults
+from pipeline.run.folder import RunFolder
 from pipeline.run.lease import LeaseHeld
 from pipeline.spec import Failure
 
@@ -328,3 +330,19 @@ def test_the_interval_is_given_in_steps_or_percent() -> None:
     assert CheckpointSpec(every_steps=70).interval(1000) == 70
     assert CheckpointSpec(every_percent=1.0).interval(107_336) == 1073
     assert CheckpointSpec().interval(10) == 1
+
+
+@pytest.mark.parametrize("num_bytes", [0, 700, 2000])
+def test_a_disk_full_on_purpose_leaves_nothing_half_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch, num_bytes: int
+) -> None:
+    monkeypatch.setattr(faults, "_plan", None)
+    fault = {"kind": "nospace", "step": 2, "bytes": num_bytes}
+    monkeypatch.setenv(faults.VARIABLE, json.dumps([fault]))
+    faults.begin(RunFolder(store.folder.parent))
+    store.commit(make_state(1), {})
+    with pytest.raises(OSError, match="No space left"):
+        store.commit(make_state(2), {})
+    assert sorted(path.name for path in store.folder.iterdir()) == ["LATEST", "step-000000001"]
+    store.commit(make_state(2), {})
+    assert equal(read(store.folder / "step-000000002"), make_state(2))
