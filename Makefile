@@ -13,9 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUICK := not slow and not slurm and not distributed and not gpu
 export PIP_DEFAULT_TIMEOUT ?= 60
 # One thread for each process: the tests start several ranks on a few cores.
-test unit slurm: export OMP_NUM_THREADS := 1
+test unit slurm soak: export OMP_NUM_THREADS := 1
 
-.PHONY: help env demo test lint format types imports unit slurm lock clean fuzz
+.PHONY: help env demo test lint format types imports unit slurm soak lock clean fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,9 @@ unit: env ## the fast tests only (PYTEST_ARGS=... is passed on)
 
 slurm: env ## the tests on the SLURM testbed only (root; slurm-wlm and munge installed)
 	@REQUIRE_SLURM=1 $(BIN)/pytest -m slurm $(PYTEST_ARGS)
+
+soak: env ## an hour of faults at a training on the testbed, compared with peace (SOAK_ARGS=...)
+	@$(BIN)/python -m tests.soak --minutes 60 --mtbf-s 60 --nodes 3 $(SOAK_ARGS)
 
 fuzz: env ## fuzz the extension: decoder, then operations (clang; FUZZ_S=60 seconds each)
 	@tests/fuzz/run.sh crop $(or $(FUZZ_S),60)

@@ -1,0 +1,163 @@
+"""The training that is thrown at: the demo made long, once in peace and once as a job.
+
+What it did in peace is kept for the next storm, under a digest of the settings and of the code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.run.folder import RunFolder
+from pipeline.tracking.events import history
+from tests.soak.cluster import REPO, Cluster
+
+CONFIG = "configs/demo.yaml"
+BATCH, RANKS = 64, 2
+CALIBRATION_STEPS = 200
+EFFECTIVE = 0.5
+"""Share of a storm's time that is expected to count, for the length of the training."""
+CHECKPOINT_S = 4.0
+"""Seconds of peace between two checkpoints: a storm with a fault a minute restarts in 10 to 20."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of `steps` steps in `base`/runs, its ids in `base`/ids."""
+
+    base: Path
+    data: Path
+    steps: int
+    save_every: int
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The overrides that quiet run and storm share."""
+        return (
+            f"length={{steps: {self.steps}}}",
+            "lr.peak=0.01",
+            "lr.warmup_epochs=null",
+            "lr.warmup_steps=20",
+            "stages.px=[16, 24]",
+            "stages.mixup=[0.1, 0.2]",
+            "stages.dropout=[0.1, 0.2]",
+            f"checkpoint={{every_steps: {self.save_every}, keep: 3}}",
+            f"evaluate={{every_steps: {max(1, self.steps // 4)}}}",
+            "compute.collective_timeout_s=45",
+            "tracking.register_as=null",
+            "tracking.system_every_s=0",
+        )
+
+    @property
+    def last(self) -> str:
+        """The final checkpoint, below a run's folder."""
+        return f"checkpoints/step-{self.steps:09d}"
+
+    def folder(self, name: str) -> RunFolder:
+        """Return the folder of the run `name`."""
+        return RunFolder(self.base / "runs" / name)
+
+    def ids(self, name: str) -> Path:
+        """Return the folder in which the ranks of `name` note their samples."""
+        return self.base / "ids" / name
+
+    def command(self, name: str, *more: str) -> list[str]:
+        """Return `train CONFIG ...` for a run."""
+        where = (f"name={name}", f"runs={self.base}/runs", f"data={self.data}")
+        return ["train", CONFIG, *where, *self.settings, *more]
+
+    def env(self, name: str) -> dict[str, str]:
+        """Return what makes the ranks of `name` note their samples."""
+        recorder = f"{sys.executable} {REPO}/tests/soak/recording_rank.py {self.ids(name)}"
+        return {"RANK_PREFIX": recorder, "OMP_NUM_THREADS": "1"}
+
+    def run_quietly(self, name: str, timeout_s: float = 3600) -> RunFolder:
+        """Train in peace, without SLURM and MLflow.
+
+        Raises:
+            subprocess.CalledProcessError: it failed; its log is beside its folder.
+        """
+        launch = [sys.executable, "-m", "launch", "local", "--ranks", str(RANKS)]
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+        self.base.mkdir(parents=True, exist_ok=True)
+        with open(self.base / f"{name}.log", "wb") as log:
+            subprocess.run(
+                [*launch, *self.command(name, "tracking.enabled=false")],
+                cwd=REPO,
+                env={**env, **self.env(name)},
+                stdout=log,
+                stderr=log,
+                timeout=timeout_s,
+                check=True,
+            )
+        return self.folder(name)
+
+    def submit(self, cluster: Cluster, name: str, uri: str, faults: list[dict]) -> str:
+        """Hand the training to SLURM as a user would; returns the job's id."""
+        words = [f"'{word}'" for word in self.command(name, f"tracking.uri={uri}")]
+        options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", "--signal=B:USR2@60")
+        self.base.mkdir(parents=True, exist_ok=True)
+        env = {**cluster.env, **self.env(name), "SUPERVISOR_PYTHON": sys.executable}
+        if faults:
+            env["PIPELINE_FAULTS"] = json.dumps(faults)
+        return cluster.ask(
+            *("sbatch", "--parsable", *options, f"--job-name={name}", "--open-mode=append"),
+            f"--output={self.base}/{name}.log",
+            f"--wrap=exec bash {REPO}/slurm/job.sh {' '.join(words)}",
+            env=env,
+        )
+
+
+def make_data(base: Path) -> Path:
+    """Make shards of the digits, or find those of an earlier storm."""
+    shards = base / "digits" / "shards"
+    if not (shards / "manifest.json").is_file():
+        shutil.rmtree(base / "digits", ignore_errors=True)
+        for words in (
+            ["synthetic", "digits", f"{base}/digits/raw"],
+            ["build", f"{base}/digits/raw", str(shards), "--holdout", "0.2"],
+        ):
+            subprocess.run(
+                [sys.executable, "-m", "data_prep", *words], cwd=REPO, check=True, timeout=300
+            )
+    return shards
+
+
+def quiet_steps_per_s(base: Path, data: Path) -> float:
+    """Measure how fast this machine trains in peace."""
+    shutil.rmtree(base, ignore_errors=True)
+    trial = Training(base, data, CALIBRATION_STEPS, CALIBRATION_STEPS)
+    folder = trial.run_quietly("calibration")
+    return 1 / statistics.median(step_seconds(folder).values())
+
+
+def sized(base: Path, data: Path, seconds: float, rate: float) -> Training:
+    """Return the training that a storm of `seconds` lasts for, `rate` its steps per second."""
+    every = max(5, round(CHECKPOINT_S * rate))
+    return Training(base, data, every * max(2, round(seconds * rate * EFFECTIVE / every)), every)
+
+
+def step_seconds(folder: RunFolder) -> dict[int, float]:
+    """Return how long each step took; of one computed twice, the time that counted."""
+    points = history(folder.spool)["speed/images_per_s"]
+    return {point.step: BATCH / point.value for point in points}
+
+
+def quiet_twin(storm: Training, cache: Path) -> Training:
+    """Return the same training done in peace, from the cache where it is there."""
+    code = hashlib.sha256(repr(storm.settings).encode())
+    for room in ("pipeline", "launch", "configs"):
+        for path in sorted((REPO / room).rglob("*")):
+            if path.suffix in (".py", ".c", ".h", ".yaml", ".so"):
+                code.update(path.read_bytes())
+    twin = Training(cache / code.hexdigest()[:16], storm.data, storm.steps, storm.save_every)
+    if not (twin.base / "complete").is_file():
+        shutil.rmtree(twin.base, ignore_errors=True)
+        twin.run_quietly("quiet")
+        (twin.base / "complete").touch()
+    return twin
