@@ -90,8 +90,10 @@ class Cluster:
         bed = files.load(self.folder)
         self.down_nodes.add(node)
         marks = (f"SLURM_CONF={bed.conf}".encode(), f"SLURMD_NODENAME={node}".encode())
-        victims = [int(pid) for pid, env in environments() if all(mark in env for mark in marks)]
-        for pid in (bed.started[f"slurmd-{node}"][0], *victims):
+        victims = [pid for pid, env in environments() if all(mark in env for mark in marks)]
+        # Nobody may live to tell the controller how the others died: a power cut takes all at once.
+        stepds = {parent for pid in victims if _is_stepd(parent := _parent(pid))}
+        for pid in (bed.started[f"slurmd-{node}"][0], *stepds, *victims):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -120,11 +122,26 @@ def cluster(num_nodes: int) -> Iterator[Cluster]:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def environments() -> Iterator[tuple[str, list[bytes]]]:
+def environments() -> Iterator[tuple[int, list[bytes]]]:
     """Give the id of each process with the lines of its environment."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            yield path.name, (path / "environ").read_bytes().split(b"\0")
+            yield int(path.name), (path / "environ").read_bytes().split(b"\0")
+
+
+def _is_stepd(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "slurmstepd"
+    except OSError:
+        return False
+
+
+def _parent(pid: int) -> int:
+    """Return the parent's id; a slurmstepd does not have its node's name, its tasks do."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _testbed_modules() -> tuple[Any, Any]:

@@ -78,7 +78,7 @@ def rage(
         if done := target.cluster.release(target.job, facts):
             course.odd[done] += 1
             say(done)
-        for what in target.mend(everything=now > began + until_s):
+        for what in target.mend():
             say(what)
         if (latest := folder.latest_step()) > seen:
             in_vain, seen = 0, latest

@@ -12,7 +12,8 @@ from tests.soak.cluster import Cluster, Refused
 from tests.soak.server import Server
 from tests.soak.training import RANKS, Training
 
-NODE_AWAY_S = (8.0, 40.0)
+NODE_AWAY_S = (20.0, 45.0)
+"""SLURM takes a node for lost after 15 s in a testbed; a machine takes longer to start again."""
 SERVER_AWAY_S = (3.0, 30.0)
 
 
