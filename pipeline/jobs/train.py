@@ -57,8 +57,8 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
             print(f"error: {said}", file=sys.stderr)
             if not is_first:
                 recipe.folder.write_rank_error(this_attempt(), reason)
-    if is_first:
-        _note(recipe.folder, outcome)
+        if is_first:  # while signals are flags: the first rank to leave has srun end the others
+            _note(recipe.folder, outcome)
     return outcome.exit_code
 
 

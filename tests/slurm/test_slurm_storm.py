@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.soak import Soak
-from tests.soak.storm import Throw
+from tests.soak.storm import Manners, Throw
 from tests.soak.training import Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -25,8 +25,8 @@ def test_a_training_in_a_storm_is_the_training_in_peace(
     training = Training(tmp_path / "storm", digits, STEPS, SAVE_EVERY)
     soak = Soak(training, tmp_path / "quiet", num_nodes=3, rng=rng, num_written=1)
     throws = [Throw(rng.uniform(0.0, 1.5), kind) for kind in KINDS]
-    # Each waits for a new checkpoint, so that none hits a job that has not begun again.
-    outcome = soak.run(throws, LONGEST_S, patience=0)
+    # Two checkpoints lie between two faults, so that none hits a job that has not begun again.
+    outcome = soak.run(throws, LONGEST_S, Manners(patience=0, apart_steps=2 * SAVE_EVERY))
     log = (training.base / "storm.log").read_text()[-6000:]
     assert not outcome.problems, f"{outcome.problems}\n{capfd.readouterr().out}\n{log}"
     assert outcome.course.thrown == {**dict.fromkeys(KINDS, 1), "nospace": 1}, log

@@ -14,11 +14,11 @@ from pathlib import Path
 from pipeline.run.clock import duration
 from tests.soak.cluster import REPO
 from tests.soak.soak import Outcome, Soak
-from tests.soak.storm import endless
+from tests.soak.storm import Manners, endless
 from tests.soak.training import make_data, quiet_steps_per_s, sized
 
-PATIENCE = 2
-"""Faults in a row without a checkpoint: a third restart without one is taken for a bug."""
+MANNERS = Manners(patience=2)
+"""A third restart without a new checkpoint is taken for a bug of the training's own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     rng = random.Random(options.seed)
     num_written = max(2, round(seconds / options.mtbf_s / 10) * 2)
     soak = Soak(training, out / "quiet", options.nodes, rng, num_written)
-    outcome = soak.run(endless(rng, options.mtbf_s), seconds, PATIENCE)
+    outcome = soak.run(endless(rng, options.mtbf_s), seconds, MANNERS)
     _print(outcome)
     return 1 if outcome.problems else 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.soak.cluster import cluster
 from tests.soak.compare import differences, different_points, send_the_rest
 from tests.soak.server import Server
-from tests.soak.storm import Course, Throw, rage
+from tests.soak.storm import Course, Manners, Throw, rage
 from tests.soak.throws import Target, written_faults
 from tests.soak.training import Training, quiet_twin
 
@@ -38,7 +38,7 @@ class Soak:
     rng: random.Random
     num_written: int
 
-    def run(self, throws: Iterable[Throw], seconds: float, patience: int) -> Outcome:
+    def run(self, throws: Iterable[Throw], seconds: float, manners: Manners) -> Outcome:
         """Train in peace, then in the storm, and compare."""
         training = self.training
         shutil.rmtree(training.base, ignore_errors=True)
@@ -55,7 +55,7 @@ class Soak:
                 job = training.submit(bed, NAME, server.uri, written)
                 say(f"job {job}; log {training.base}/{NAME}.log; planned {written}")
                 target = Target(bed, server, training, NAME, job, self.rng)
-                course = rage(target, throws, seconds, patience, say)
+                course = rage(target, throws, seconds, manners, say)
                 server.wait()
                 return Outcome(course, self._problems(course, twin, server))
             finally:

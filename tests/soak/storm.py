@@ -52,16 +52,26 @@ def endless(rng: random.Random, mtbf_s: float) -> Iterator[Throw]:
             yield Throw(rng.expovariate(1 / mtbf_s), kind)
 
 
+@dataclass(frozen=True)
+class Manners:
+    """When a fault waits, though its time has come: those that leave the training alone never do.
+
+    After `patience` faults without a new checkpoint the next one waits for one. With
+    `apart_steps` each waits for a checkpoint so many steps past the newest at the fault before.
+    """
+
+    patience: int
+    apart_steps: int = 0
+
+
 def rage(
     target: Target,
     throws: Iterable[Throw],
     until_s: float,
-    patience: int,
+    manners: Manners,
     say: Callable[[str], None],
 ) -> Course:
     """Throw faults for `until_s` seconds, wait for the job's end, and return how it went.
-
-    After `patience` faults without a new checkpoint in between the next one waits for one.
 
     Raises:
         TimeoutError: the job does not end.
@@ -71,6 +81,7 @@ def rage(
     coming = next(plan, None)
     due = began + (coming.gap_s if coming else 0.0)
     in_vain, seen, is_held = 0, folder.latest_step(), False
+    wanted = manners.apart_steps or seen
     while (facts := _facts(target))["JobState"] not in ENDED:
         now = time.monotonic()
         if now > began + until_s + AFTERMATH_S:
@@ -83,11 +94,13 @@ def rage(
         if (latest := folder.latest_step()) > seen:
             in_vain, seen = 0, latest
         if coming and due <= now < began + until_s:
-            if in_vain > patience and coming.kind not in HARMLESS:
+            must_wait = in_vain > manners.patience or latest < wanted
+            if must_wait and coming.kind not in HARMLESS:
                 course.held_back += not is_held
                 is_held = True
             elif _throw(coming, target, course, say, latest):
                 in_vain += coming.kind not in HARMLESS
+                wanted = latest + manners.apart_steps
                 is_held, coming = False, next(plan, None)
                 due = time.monotonic() + (coming.gap_s if coming else 0.0)
         time.sleep(POLL_S)

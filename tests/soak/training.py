@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.recipe import Recipe
 from pipeline.run.folder import RunFolder
 from pipeline.tracking.events import history
 from tests.soak.cluster import REPO, Cluster
@@ -22,6 +23,16 @@ BATCH, RANKS = 64, 2
 CALIBRATION_STEPS = 200
 EFFECTIVE = 0.5
 """Share of a storm's time that is expected to count, for the length of the training."""
+HANG = (
+    (
+        "watch={setup_s: 90, compile_s: 90, data_s: 20, step_s: 20, evaluate_s: 60, "
+        "checkpoint_s: 40, beat_every_s: 1}",
+        "compute.collective_timeout_s=120",
+    )
+    if "watch" in Recipe.model_fields
+    else ("compute.collective_timeout_s=45",)
+)
+"""A stopped rank is found by the watchdog, else when the others have waited long enough."""
 CHECKPOINT_S = 4.0
 """Seconds of peace between two checkpoints: a storm with a fault a minute restarts in 10 to 20."""
 
@@ -48,7 +59,7 @@ class Training:
             "stages.dropout=[0.1, 0.2]",
             f"checkpoint={{every_steps: {self.save_every}, keep: 3}}",
             f"evaluate={{every_steps: {max(1, self.steps // 4)}}}",
-            "compute.collective_timeout_s=45",
+            *HANG,
             "tracking.register_as=null",
             "tracking.system_every_s=0",
         )
