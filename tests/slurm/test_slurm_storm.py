@@ -14,7 +14,7 @@ from tests.soak.training import Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SEED, STEPS, SAVE_EVERY, LONGEST_S = 5, 360, 20, 600.0
+SEED, STEPS, SAVE_EVERY, LONGEST_S = 8, 280, 20, 600.0
 KINDS = ("kill", "usr2", "preempt", "requeue")
 
 

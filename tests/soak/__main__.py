@@ -59,7 +59,9 @@ def _print(outcome: Outcome) -> None:
     print(
         f"soak: {sum(course.attempts.values())} attempts ({attempts}), {course.requeues} requeues"
     )
-    print(f"soak: {course.held_back} faults waited for a checkpoint; {dict(course.odd) or ''}")
+    print(f"soak: {course.held_back} faults waited for a checkpoint")
+    for what, count in course.odd.items():
+        print(f"soak: {what}: {count} times")
     print(f"soak: effective training time ratio {course.ettr:.3f}")
     for problem in outcome.problems:
         print(f"soak: {problem}")
