@@ -158,6 +158,7 @@ class Training:
         plan = make_plan_of()
         data = DataPlan(plan, state.windows)
         recovery = Recovery(data, self.newest, lambda *what: self.told.append(what))
+        writer = Writer(self.store, print) if self.is_first else None
         loop = Loop(
             plan=plan,
             stepper=self.stepper,
@@ -165,7 +166,7 @@ class Training:
             data_wait_s=lambda: 0.0,
             report=self.reports.append,
             evaluate=lambda step: 0.5,
-            writer=Writer(self.store, print) if self.is_first else None,
+            writer=writer,
             tally=self.tally,
             name_bad=lambda bad: None,
             facts={},
@@ -175,7 +176,11 @@ class Training:
             recovery=recovery if self.can_go_back else None,
             pace=self.pace,
         )
-        return train(loop, state, self.wish)[0]
+        try:
+            return train(loop, state, self.wish)[0]
+        finally:
+            if writer is not None:
+                writer.close()
 
     def state(self) -> TrainState:
         """Return the present state, copied."""

@@ -1,5 +1,6 @@
 """Micro-batches found by trial: numbers that are allowed, the largest that fits, and no more."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -104,7 +105,6 @@ def test_memory_is_watched_while_a_block_runs() -> None:
         pass
     with peak_memory(CPU) as peak:
         block = torch.ones(size, dtype=torch.uint8)
-        for _ in range(20):
-            block.add_(1)
+        time.sleep(0.5)  # a busy machine lets the watching thread run late
         del block
     assert size * 0.8 < peak.bytes - before.bytes < size * 3
