@@ -54,7 +54,6 @@ class Writer:
         if not isinstance(error, OSError):
             raise error
         self._failures += 1
-        self._say(f"{self._store.folder}: checkpoint not written ({error}); make room there")
         if self._failures >= MAX_FAILURES:
             raise error
         return False
@@ -63,12 +62,15 @@ class Writer:
         """Let a write that is under way finish, whatever ended the training; raises nothing."""
         if self._thread is not None:
             self._thread.join(CLOSE_S)
-            if self._thread.is_alive() or self._error is not None:
-                why = self._error or f"still not written after {CLOSE_S:.0f} s"
-                self._say(f"{self._store.folder}: the last checkpoint is lost: {why}")
+            if self._thread.is_alive():
+                where, waited_s = self._store.folder, CLOSE_S
+                self._say(f"{where}: the last checkpoint is not written after {waited_s:.0f} s")
 
     def _commit(self, state: TrainState, facts: dict[str, Any]) -> None:
         try:
             self._store.commit(state, facts)
         except Exception as error:  # handed to the training thread by `wait`
             self._error = error
+            if isinstance(error, OSError):  # said at once: a crash may come before the next save
+                where = self._store.folder
+                self._say(f"{where}: checkpoint not written ({error}); make room there")
