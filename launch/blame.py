@@ -2,14 +2,16 @@
 
 The reason holds, in this order, what the failing rank noted (`NODE: Error: ...`), what rank 0 said
 and srun's first lines (`srun ended with 137: NODE: task 1: Killed`). A rank that lost its peer
-explains nothing, and an error of the program or of the data would follow it to any node.
+explains nothing, and an error of the program or of the data would follow it to any node: so would
+every `Failure`, which is told without its class.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _HANG = re.compile(r"hang: rank (\d+) on ([\w.-]+)")
+_NEVER = re.compile(r"hang: rank ([\d, -]+) never gave")
 _LEFT = re.compile(r"([\w.-]+): tasks? [\d,-]+: ([^;]*)")
 _EXITED = "Exited with exit code"
 _ORDERLY = (f"{_EXITED} 0", f"{_EXITED} 2", f"{_EXITED} 75")
@@ -23,6 +25,8 @@ _PROGRAM = re.compile(
     r"|Misuse|Refused|ShardGone|Unreachable"
 )
 """Errors that another node would meet as well."""
+_SHARED = re.compile(r"No space left|[Qq]uota|could not be written|Read-only file system")
+"""What is wrong with a file system that all nodes share."""
 _PEER = re.compile(
     r"closed by peer|reset by peer|[Cc]onnection (?:closed|reset|refused)|[Bb]roken pipe|TCPStore"
     r"|remote process exited|[Tt]imed? ?out"
@@ -53,6 +57,8 @@ def blamed(status: str, reason: str, places: Places) -> list[str]:
         return _lost(reason, places)
     if hang := _HANG.search(reason):
         return _known(places.named(hang[2]) or places.of(int(hang[1])))
+    if never := _NEVER.search(reason):
+        return _unless_all({places.of(rank): None for rank in _numbers(never[1])}, places)
     return _known(_crashed(reason, places)) if status == "crashed" else []
 
 
@@ -61,7 +67,11 @@ def _lost(reason: str, places: Places) -> list[str]:
     silent = _SILENT.search(reason)
     ranks = _numbers(silent[1]) if silent else []
     found = [*(places.named(name) for name in _ON.findall(reason)), *map(places.of, ranks)]
-    nodes = list(dict.fromkeys(filter(None, found)))
+    return _unless_all(dict.fromkeys(found), places)
+
+
+def _unless_all(found: Iterable[str], places: Places) -> list[str]:
+    nodes = [node for node in found if node]
     return nodes if len(nodes) < len(places.nodes) else []  # all at once: no node's own fault
 
 
@@ -75,9 +85,9 @@ def _crashed(reason: str, places: Places) -> str:
         node = places.named(host)
         words = words if node else piece
         kind = _KIND.match(words)
-        if not words or _PEER.search(words) or not (node or kind):
+        if not words or _PEER.search(words):
             continue
-        if kind and _PROGRAM.fullmatch(kind[1]):
+        if not kind or _PROGRAM.fullmatch(kind[1]) or _SHARED.search(words):
             return ""
         return node or places.of(0)
     return places.named(left[1]) if left and not left[2].startswith(_ORDERLY) else ""

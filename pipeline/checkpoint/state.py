@@ -74,7 +74,7 @@ class TrainState:
         for part, tensors in self.tensors().items():
             old = getattr(spare, part) if spare is not None else {}
             copies[part] = {name: _copied(new, old.get(name)) for name, new in tensors.items()}
-        if any(tensor.is_cuda for tensor in self.weights.values()):
+        if any(t.is_cuda for tensors in self.tensors().values() for t in tensors.values()):
             torch.cuda.current_stream().synchronize()
         return replace(self, scaler=dict(self.scaler), **copies)
 

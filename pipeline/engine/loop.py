@@ -230,6 +230,7 @@ def _go_back(
         loop.writer.wait()
     state = recovery.newest() or first
     restore(loop.stepper, state)
+    loop.stepper.world.barrier()  # none is at an earlier step while another is still here
     loop.tally.back_to(state.step, state.bad_samples)
     window = recovery.data.leave_out(state.step, course.step)
     recovery.tell(trouble, window)

@@ -50,7 +50,7 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
         except Exception as error:  # any failure must reach the outcome file, then the log
             if not isinstance(error, Failure):  # whose message says all that there is to say
                 traceback.print_exc()
-            reason = _reason(error)
+            reason = reason_of(error)
             step = recipe.folder.latest_step()
             outcome = Outcome(Status.FAILED, max(step, 0), reason)
             said = error if isinstance(error, Failure) else reason
@@ -77,10 +77,11 @@ def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcom
         lease.release()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what ended an attempt, with its class where the message alone would not tell it.
 
-    The supervisor knows a sample that can never be read by the class (`launch.decide`).
+    The supervisor knows a sample that can never be read by the class (`launch.decide`), and words
+    without a class for those of a `Failure`, which is no node's fault (`launch.blame`).
     """
     plain = isinstance(error, Failure) and not isinstance(error, BrokenSample)
     return str(error) if plain else f"{type(error).__name__}: {error}"

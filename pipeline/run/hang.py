@@ -117,7 +117,7 @@ def verdict(
         return f"hang: rank {listed(missing)} never gave a sign of life; {found}", None
     beat = late(beats, now_s, every_s)
     if beat is None:
-        return f"hang: {found}; no rank is behind the others: look at the network", None
+        return f"hang: no rank is behind the others: look at the network; {found}", None
     interval_s = beat_interval_s(every_s, world)
     if beat.is_silent(now_s, interval_s):
         state = STATES.get(state_of(folder, beat), "")

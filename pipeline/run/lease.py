@@ -1,9 +1,12 @@
 """One writer for each run: a lease file with a heartbeat and a fencing token.
 
-The holder renews `lease.json` every few seconds. Another process may take it when the heartbeat
-is old, when the holder was an earlier attempt of the same job, or when the holder ran on this host
-and its process is gone. Each taking raises the token; a writer checks its token before it commits,
-so that one that was presumed dead and comes back finds that it may not write any more.
+    lease.json           who holds it: changed only as it is taken and given up, under a lock
+    lease.json.beat-7    when the holder of token 7 was last alive, renewed every few seconds
+
+Another process may take it when the heartbeat is old, when the holder was an earlier attempt of the
+same job, or when the holder ran on this host and its process is gone. Each taking raises the token;
+a writer checks its token before it commits, so that one that was presumed dead and comes back finds
+that it may not write any more. Its late heartbeat reaches a file that nobody asks for.
 """
 
 import contextlib
@@ -35,7 +38,7 @@ class Lease:
         self._closed = threading.Event()
         with _exclusive(path):
             held = read_json(path)
-            if isinstance(held, dict) and not _is_free(held):
+            if isinstance(held, dict) and not _is_free(path, held):
                 raise LeaseHeld(
                     f"{path}: job {held['job'] or 'without SLURM'} (process {held['pid']} on "
                     f"{held['host']}) writes to this run; wait for it, cancel it, or choose "
@@ -43,6 +46,8 @@ class Lease:
                 )
             self.token = int(held["token"]) + 1 if isinstance(held, dict) else 1
             self._write()
+            for old in path.parent.glob(f"{path.name}.beat-*"):
+                old.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
@@ -56,15 +61,16 @@ class Lease:
         """Give the lease up; the token stays on record."""
         self._closed.set()
         self._thread.join()
-        with contextlib.suppress(LeaseHeld, OSError):
+        with contextlib.suppress(LeaseHeld, OSError), _exclusive(self._path):
             self.check()
             self._write(released=True)
+            _beat_file(self._path, self.token).unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
             try:
                 self.check()
-                self._write()
+                write_json(_beat_file(self._path, self.token), {"heartbeat_s": time.time()})
             except LeaseHeld:
                 return
             except OSError:
@@ -107,15 +113,26 @@ def holder(path: Path) -> Holder | None:
     held = read_json(path)
     if held is None:
         return None
-    age_s = time.time() - float(held["heartbeat_s"])
+    age_s = time.time() - _alive_s(path, held)
     here = held["host"] == socket.gethostname()
     gone = here and _start_time(held["pid"]) != held["start"]
     lives = not held["released"] and age_s <= STALE_S and not gone
     return Holder(held["job"], held["host"], int(held["pid"]), age_s, lives)
 
 
-def _is_free(held: dict[str, Any]) -> bool:
-    if held["released"] or time.time() - held["heartbeat_s"] > STALE_S:
+def _beat_file(path: Path, token: int) -> Path:
+    return path.with_name(f"{path.name}.beat-{token}")
+
+
+def _alive_s(path: Path, held: dict[str, Any]) -> float:
+    """Return when the holder was last alive, by its own clock."""
+    beat = read_json(_beat_file(path, int(held["token"])))
+    renewed_s = float(beat["heartbeat_s"]) if isinstance(beat, dict) else 0.0
+    return max(renewed_s, float(held["heartbeat_s"]))
+
+
+def _is_free(path: Path, held: dict[str, Any]) -> bool:
+    if held["released"] or time.time() - _alive_s(path, held) > STALE_S:
         return True
     job = os.environ.get("SLURM_JOB_ID", "")
     if job and held["job"] == job:

@@ -1,13 +1,23 @@
 """Whose fault the end of an attempt was, what is remembered of it, and for how long."""
 
+import errno
 import json
+import os
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from launch.blame import Places, blamed
 from launch.strikes import FORGET_S, Strikes
+from pipeline.data.reader import BrokenSample
+from pipeline.jobs.train import reason_of
+from pipeline.run.beats import Beat, Section
 from pipeline.run.folder import RunFolder
+from pipeline.run.hang import verdict
+from pipeline.run.lease import LeaseHeld
+from pipeline.spec import Failure
 
 PLACES = Places(["gpu1", "gpu2", "gpu3"], 2)
 LEFT_2 = "srun ended with 1: gpu2: task 3: Exited with exit code 1"
@@ -39,6 +49,37 @@ LEFT_2 = "srun ended with 1: gpu2: task 3: Exited with exit code 1"
 )
 def test_a_node_is_blamed_for_its_own_ranks_alone(status, reason, nodes):
     assert blamed(status, reason, PLACES) == nodes.split()
+
+
+FAULTLESS = (
+    Failure("steps 3 to 14: the loss was not finite; lower lr.peak"),
+    LeaseHeld("runs/a/lease.json: another job took this run over; this one must stop"),
+    BrokenSample("a.tar: sample 'k'"),
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a"),
+    OSError("the last checkpoint, at step 9, could not be written"),
+    KeyError("conv.weight"),
+)
+
+
+@pytest.mark.parametrize("error", FAULTLESS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("rank", [0, 3])
+def test_what_any_node_would_meet_is_no_nodes_fault(tmp_path, monkeypatch, error, rank):
+    """In the words that a rank really leaves; rank 0's come through the outcome file."""
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu2")
+    run, words = RunFolder(tmp_path / "run"), reason_of(error)
+    run.write_rank_error(4, words)
+    words = run.read_rank_error(4) if rank else words
+    assert blamed("crashed", f"{words}; {LEFT_2}", PLACES) == []
+
+
+def test_the_watchdogs_own_words_name_the_node(tmp_path):
+    run = RunFolder(tmp_path)
+    beats = [Beat(rank, "box", 1, Section.STEP, 9, 50.0, 100.0, 0, 7) for rank in range(6)]
+    told = partial(verdict, run, world=6, finder=beats[0], waited_s=9, limit="", every_s=1.0)
+    behind = replace(beats[5], host="gpu3", section=Section.DATA)
+    assert blamed("hung", told(beats=[*beats[:5], behind])[0], PLACES) == ["gpu3"]
+    assert blamed("hung", told(beats=beats[:4])[0], PLACES) == ["gpu3"], "ranks 4 and 5 never came"
+    assert blamed("hung", told(beats=beats)[0], PLACES) == [], "all equally far: the network"
 
 
 def test_without_nodes_nobody_is_blamed():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,12 +100,46 @@ def test_a_silent_holder_on_another_host_is_stale_after_a_while(path: Path) -> N
 def test_the_heartbeat_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
     lease = Lease(path)
-    first = json.loads(path.read_text())["heartbeat_s"]
+    held = {**json.loads(path.read_text()), "host": "elsewhere", "heartbeat_s": 0.0}
+    path.write_text(json.dumps(held))
     deadline = time.monotonic() + 10
-    while json.loads(path.read_text())["heartbeat_s"] == first:
+    while not (found := lease_module.holder(path)) or not found.lives:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert found.age_s < 10
+    with pytest.raises(LeaseHeld, match="on elsewhere"):
+        Lease(path)
     lease.release()
+    assert [p.name for p in path.parent.iterdir()] == ["lease.json"]
+
+
+def test_a_zombie_that_thaws_within_its_heartbeat_takes_nothing_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It froze after it had looked at its token, as storage that does not answer freezes it."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.01)
+    frozen, thaw = threading.Event(), threading.Event()
+    write = lease_module.write_json
+
+    def freezing(file: Path, values: object) -> None:
+        if threading.current_thread().name == "lease" and not thaw.is_set():
+            frozen.set()
+            thaw.wait(30)
+        write(file, values)
+
+    monkeypatch.setattr(lease_module, "write_json", freezing)
+    zombie = Lease(path)
+    assert frozen.wait(30)
+    heir = Lease(path)
+    thaw.set()
+    zombie._thread.join(0.2)
+    heir.check()
+    with pytest.raises(LeaseHeld, match="took this run over"):
+        zombie.check()
+    zombie.release()
+    heir.check()
+    heir.release()
 
 
 def test_a_guard_left_by_a_dead_process_does_not_block_for_ever(
