@@ -44,7 +44,7 @@ def run_attempts(launcher: Launcher, work: Work, job: Job, stop: StopRequest) ->
             return verdict.code
         if verdict.action is Action.REQUEUE:
             break
-    return _hand_back(job, strikes)
+    return hand_back(job, strikes)
 
 
 def give_up_allocation(
@@ -63,18 +63,18 @@ def give_up_allocation(
     attempts = ledger.attempts(job.id)
     verdict = decide("lost", attempts)
     _tell(verdict, attempts, strikes)
-    return verdict.code if verdict.action is Action.EXIT else _hand_back(job, strikes)
+    return verdict.code if verdict.action is Action.EXIT else hand_back(job, strikes)
 
 
 def run_single(launcher: Launcher, command: Sequence[str], job: Job, stop: StopRequest) -> int:
     """Run a job of one process that keeps no outcome file: its exit code tells."""
     if stop.name:
-        return _hand_back(job)
+        return hand_back(job)
     end = watch(launcher.start(command, 1, 0), stop)
     if end.code in (DONE, MISUSE):
         return end.code
     if end.code == SAVED or stop.name:
-        return _hand_back(job)
+        return hand_back(job)
     say(f"FAILED: {end.note}")
     return FAILED
 
@@ -144,7 +144,7 @@ def _tell(verdict: Verdict, attempts: Sequence[Attempt], strikes: Strikes) -> No
         say(f"  {attempt.describe()}")
 
 
-def _hand_back(job: Job, strikes: Strikes | None = None) -> int:
+def hand_back(job: Job, strikes: Strikes | None = None) -> int:
     """Give the job back to the queue; without SLURM the caller runs the command again."""
     if not job.in_slurm:
         say("stopped; run the same command again to continue")

@@ -24,7 +24,8 @@ from pipeline.tracking.tail import Tail, read_tail
 SLURM_S = 3.0
 """A person waits for the answer; what a busy controller would say can be asked again."""
 
-SILENT_S, BEATS = 30.0, 3
+SLOW_S = 10.0
+"""A beat may be on its way for as long: file systems show a file to other hosts late."""
 """A rank is silent after this, or after so many of its intervals (5 s, or world/50 s)."""
 
 FINAL = ("done", "misuse")
@@ -77,8 +78,7 @@ class Facts:
     @property
     def silent(self) -> list[Beat]:
         """The ranks that gave no sign of life for too long, longest first."""
-        limit_s = max(SILENT_S, BEATS * len(self.beats) / 50)
-        old = [beat for beat in self.beats if self.now_s - beat.beat_s > limit_s]
+        old = [b for b in self.beats if b.is_silent(self.now_s, max(b.every_s, SLOW_S))]
         return sorted(old, key=lambda beat: beat.beat_s)
 
 

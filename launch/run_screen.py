@@ -72,7 +72,8 @@ def _rows(facts: Facts, judged: Judged) -> Iterator[tuple[str, str]]:
     yield from _progress_rows(facts, judged)
     yield from _checkpoint_rows(facts)
     yield from _failure_rows(facts)
-    yield from _rank_rows(facts)
+    if judged.state in (State.RUNNING, State.HUNG):
+        yield from _rank_rows(facts)
     yield from _loss_rows(facts)
     free = f", {_bytes(facts.free_bytes)} free" if facts.free_bytes else ""
     yield "disk", f"{_bytes(facts.disk_bytes)} in {facts.folder}{free}"

@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from launch.attempts import give_up_allocation, run_attempts, run_single
+from launch.attempts import give_up_allocation, hand_back, run_attempts, run_single
+from launch.cluster import NoAnswer
 from launch.local import LocalLauncher
 from launch.ranks import Launcher, rank_command
-from launch.rollcall import LostRanks
+from launch.rollcall import Absent, LostRanks
 from launch.start import check_start
 from launch.steps import SrunLauncher, allocation_from
 from launch.stop import say, stop_requests
@@ -45,6 +46,10 @@ def supervise(arguments: Sequence[str], local_ranks: int | None = None) -> int:
                 check_start(called, target)
             except LostRanks as error:
                 return give_up_allocation(target.folder, job, str(error), called)
+            except (Absent, NoAnswer):
+                if stop.name:  # what ended the job's ranks ended the roll call's too
+                    return hand_back(job)
+                raise
         if note := target.idle_note(launcher.capacity):
             say(note)
         world = target.largest_world(launcher.capacity)

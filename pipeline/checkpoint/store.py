@@ -172,13 +172,16 @@ def sha256_of(path: Path) -> str:
 
 def _missing(path: Path) -> str | None:
     """Name a file of a checkpoint that is not here in its full size; None where all are."""
-    manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict):
-        return "manifest.json"
-    for name, facts in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
-            return name
+    try:
+        manifest = read_json(path / "manifest.json")
+        if not isinstance(manifest, dict):
+            return "manifest.json"
+        for name, facts in manifest["files"].items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != facts["bytes"]:
+                return name
+    except OSError as error:  # a stale handle of NFS
+        return str(error)
     return None
 
 

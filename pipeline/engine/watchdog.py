@@ -286,7 +286,7 @@ class Watchdog:
     def _beat(self) -> Beat:
         now, pid = self._now, os.getpid()
         place = (self._rank, self._host, pid, now.section, now.step, now.since_s)
-        return Beat(*place, time.time(), self._attempt, self.count())
+        return Beat(*place, time.time(), self._attempt, self.count(), self._interval_s)
 
     def _tell(self, beat: Beat) -> None:
         with suppress(OSError):

@@ -59,6 +59,8 @@ class Beat:
     beat_s: float
     attempt: int
     collectives: int = -1
+    every_s: float = BEAT_EVERY_S
+    """The next beat comes after so long."""
 
     @property
     def place(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from launch.ledger import Ledger
 from launch.run_facts import read_facts
 from launch.run_screen import screen
 from launch.run_state import Judged, judge
-from pipeline.run.beats import Beat, Section, write_beat
+from pipeline.run.beats import BEAT_EVERY_S, Beat, Section, write_beat
 from pipeline.run.files import write_json
 from pipeline.run.folder import RunFolder
 from pipeline.tracking.spool import Spool
@@ -39,9 +39,16 @@ def checkpoint(run: RunFolder, step: int) -> None:
     (run.checkpoints / "LATEST").write_text(f"{folder.name}\n")
 
 
-def beat(run: RunFolder, rank: int, age_s: float, section: Section = Section.STEP) -> None:
+def beat(
+    run: RunFolder,
+    rank: int,
+    age_s: float,
+    section: Section = Section.STEP,
+    every_s: float = BEAT_EVERY_S,
+) -> None:
     now_s = time.time()
-    write_beat(run, Beat(rank, f"node{rank}", 7, section, 120, now_s - 60, now_s - age_s, 0))
+    place = (rank, f"node{rank}", 7, section, 120, now_s - 60)
+    write_beat(run, Beat(*place, now_s - age_s, 0, every_s=every_s))
 
 
 def points(run: RunFolder) -> Spool:

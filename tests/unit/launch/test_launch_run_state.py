@@ -49,6 +49,25 @@ def test_a_silent_rank_hangs_the_run_and_is_named(run: RunFolder, lease: Lease) 
     assert "rank     2  node2  step at step 120, last seen 45 s ago" in text
 
 
+def test_how_long_a_rank_may_be_silent_follows_from_its_own_interval(
+    run: RunFolder, lease: Lease
+) -> None:
+    Ledger(run).begin(GONE, 0, "node1", -1)
+    for rank in range(4):
+        beat(run, rank, 45, every_s=60)
+    assert judged(run).state is State.RUNNING
+    beat(run, 2, 190, every_s=60)
+    assert judged(run).state is State.HUNG
+
+
+def test_ranks_of_a_run_that_has_ended_are_not_missed(run: RunFolder) -> None:
+    end(run, "done", step=10)
+    run.write_outcome(0, Outcome(Status.DONE, 10))
+    beat(run, 0, 3600)
+    assert judged(run).state is State.DONE
+    assert "signs of life" not in text_of(run)
+
+
 def test_a_deadline_that_passed_is_a_hang(run: RunFolder, lease: Lease) -> None:
     attempt = Ledger(run).begin(GONE, 0, "node1", -1)
     beat(run, 0, age_s=1)

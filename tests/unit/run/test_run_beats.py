@@ -43,6 +43,7 @@ def test_a_beat_has_the_shape_that_others_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "attempts/attempt-0003/beats/rank-00002.json") == {
         "rank": 2, "host": "node2", "pid": 102, "section": "step", "step": 7,
         "since_s": NOW_S - 30, "beat_s": NOW_S - 1, "attempt": 3, "collectives": -1,
+        "every_s": 5.0,
     }  # fmt: skip
 
 
