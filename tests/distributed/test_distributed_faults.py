@@ -25,7 +25,7 @@ LAST = "checkpoints/step-000000024"
 
 
 @pytest.fixture
-def supervised(launcher):
+def supervised(launcher, repo):
     """Train `name` under the supervisor with these faults; returns (exit code, output)."""
 
     def run(name: str, *faults: dict[str, object]) -> tuple[int, str]:
@@ -33,7 +33,7 @@ def supervised(launcher):
         where = (f"name={name}", f"runs={launcher.runs}", f"data={launcher.data}")
         done = subprocess.run(
             [*command, "configs/demo.yaml", *where, "tracking.enabled=false", *SETTINGS],
-            cwd=launcher.repo, capture_output=True, text=True, timeout=400,
+            cwd=repo, capture_output=True, text=True, timeout=400,
             env={**os.environ, "PIPELINE_FAULTS": json.dumps(faults), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
