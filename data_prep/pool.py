@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Self, TypeVar
@@ -66,15 +67,30 @@ def run(
 
 
 def _some_of(pending: set[Future[Result]]) -> tuple[set[Future[Result]], set[Future[Result]]]:
-    """Wait until some are done and return them and the rest.
-
-    Python looks for signals only between waits: one that comes just before a wait would be seen at
-    its end, so none is long.
-    """
+    """Wait until some are done and return them and the rest; no wait is long, for Ctrl-C."""
     done: set[Future[Result]] = set()
     while not done:
-        done, pending = wait(pending, WAKE_S, FIRST_COMPLETED)
+        with _interrupted_at_its_end():
+            done, pending = wait(pending, WAKE_S, FIRST_COMPLETED)
     return done, pending
+
+
+@contextmanager
+def _interrupted_at_its_end() -> Iterator[None]:
+    """Let Ctrl-C raise as the block ends: within, a lock of the executor would stay held."""
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is not signal.default_int_handler:
+        yield
+        return
+    seen: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        raise KeyboardInterrupt
 
 
 class _Pool:

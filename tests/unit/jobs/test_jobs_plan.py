@@ -199,7 +199,7 @@ def test_micro_batches_that_fit_are_measured_and_plan_again(
     low_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["plan", "configs/demo.yaml", f"data={low_digits}", "stages={kind: fixed, px: 16}"]
-    assert main([*words, "--measure", "--ranks", "2", "--memory-gib", "2"]) == 0
+    assert main([*words, "--measure", "--ranks", "2", "--memory-gib", "16"]) == 0
     found = re.search(r'"0": \{micro_batches: (\d+)\}', capsys.readouterr().out)
     assert found
     assert int(found[1]) % 2 == 0
