@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mlflow_server import Server
 from tests.soak.cluster import cluster
 from tests.soak.compare import differences, different_points, send_the_rest
-from tests.soak.server import Server
 from tests.soak.storm import Course, Manners, Throw, rage
 from tests.soak.throws import Target, written_faults
 from tests.soak.training import Training, quiet_twin
@@ -50,8 +50,7 @@ class Soak:
         server = Server(training.base / "mlflow")
         with cluster(self.num_nodes) as bed:
             try:
-                server.start()
-                server.wait()
+                server.serve()
                 job = training.submit(bed, NAME, server.uri, written)
                 say(f"job {job}; log {training.base}/{NAME}.log; planned {written}")
                 target = Target(bed, server, training, NAME, job, self.rng)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.mlflow_server import Server
 from tests.soak.cluster import Cluster, Refused
-from tests.soak.server import Server
 from tests.soak.training import RANKS, Training
 
 NODE_AWAY_S = (20.0, 45.0)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.preflight.findings import Findings
+from launch.target import Training, training
 from pipeline.data.labels import LabelSpace
 from pipeline.data.manifest import Manifest, Shard, Split, save_manifest
 from pipeline.run.folder import RunFolder
@@ -32,6 +34,18 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "counted.yaml"
     path.write_text(CONFIG.format(runs=tmp_path / "runs", data=tmp_path / "shards"))
     return path
+
+
+@pytest.fixture
+def found() -> Findings:
+    """Where the checks of a preflight put what they find."""
+    return Findings()
+
+
+@pytest.fixture
+def target(config: Path) -> Callable[..., Training]:
+    """Read the config with overrides, as a preflight does."""
+    return lambda *overrides: training(["train", str(config), *overrides])
 
 
 @pytest.fixture

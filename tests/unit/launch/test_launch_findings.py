@@ -19,26 +19,12 @@ from launch.preflight.world import check_world
 from launch.requests import Request
 from launch.start import check_nodes
 from launch.steps import Allocation, SrunLauncher
-from launch.target import training
 
 GOOD = Node(
     versions={"python": "3.12.11", "torch": "2.15.0+cu130", "mlflow": "3.17.2", "pillow": "13.0"},
     shm_bytes=64 << 30, memory_bytes=500 << 30, has_memfd=True, write_mb_s=900.0, rename_ms=1.0,
     disk_error="", interface="ib0", unreachable=(),
 )  # fmt: skip
-
-
-@pytest.fixture
-def found():
-    return Findings()
-
-
-@pytest.fixture
-def target(config):
-    def read(*overrides: str):
-        return training(["train", str(config), *overrides])
-
-    return read
 
 
 def test_a_host_is_measured_and_nothing_is_left_behind(tmp_path):

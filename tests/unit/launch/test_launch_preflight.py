@@ -10,26 +10,11 @@ from launch.preflight import disk
 from launch.preflight.command import preflight
 from launch.preflight.data import check_data
 from launch.preflight.disk import check_room
-from launch.preflight.findings import Findings
 from launch.preflight.slurm import check_cluster, doubts
 from launch.preflight.tracking import check_mlflow
 from launch.preflight.world import check_world
-from launch.target import training
 from pipeline.spec import Misuse
 from tests.unit.data.faulty_server import Fault, serving
-
-
-@pytest.fixture
-def found():
-    return Findings()
-
-
-@pytest.fixture
-def target(config):
-    def read(*overrides: str):
-        return training(["train", str(config), *overrides])
-
-    return read
 
 
 def test_a_missing_data_set_is_a_mistake_and_the_plan_is_printed(config, tmp_path, capsys):

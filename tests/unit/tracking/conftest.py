@@ -1,13 +1,7 @@
 """A fresh sqlite store for each test (copied, since making its tables takes seconds), a server."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +11,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.tracking.client import connect
 from pipeline.tracking.digests import seal
 from pipeline.tracking.settings import TrackingSpec
+from tests.mlflow_server import Server
 
 
 @pytest.fixture(scope="session")
@@ -61,58 +56,10 @@ def sent() -> Callable[[TrackingSpec, RunFolder], dict[str, list[tuple[int, floa
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """A real `mlflow server` on sqlite that can be killed and started again."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.uri = f"http://127.0.0.1:{port}"
-        self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "0.0.0.0", "--port", str(port)),
-            *("--allowed-hosts", f"127.0.0.1:{port}"),
-            *("--backend-store-uri", f"sqlite:///{folder}/server.db"),
-            *("--artifacts-destination", str(folder / "server-artifacts")),
-        ]
-        self._log = folder / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError(f"no server: {self._log.read_text()[-2000:]}")
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture
-def server(tmp_path: Path, empty_database: Path, free_port: int) -> Iterator[Server]:
+def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
     """A server that is not started yet."""
     shutil.copy(empty_database, tmp_path / "server.db")
-    server = Server(tmp_path, free_port)
+    server = Server(tmp_path)
     yield server
     server.kill()
 

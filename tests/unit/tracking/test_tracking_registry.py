@@ -257,7 +257,7 @@ def test_parallel_registrations_give_one_version(
 def test_a_real_server_registers_fetches_promotes_and_its_death_is_named(
     package: Path, server: Any, tmp_path: Path, repo: Path
 ) -> None:
-    server.start()
+    server.serve()
     spec = TrackingSpec(uri=server.uri, register_as="net")
     (uri,) = register_in_parallel(package, server.uri, tmp_path, repo, 2)
     got = fetch("models:/net@candidate", spec, tmp_path / "got")

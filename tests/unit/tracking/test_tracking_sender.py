@@ -142,7 +142,7 @@ def test_a_dead_server_neither_stops_nor_slows_and_everything_comes_later(
     sender.process.wait()
     with pytest.raises(Unreachable, match=f"MLflow at {server.uri} does not answer"):
         sync(run, spec, timeout_s=0.1)
-    server.start()
+    server.serve()
     assert sync(run, spec) == 0
     assert sync(run) == 0
     assert sent(spec, run) == {
@@ -157,7 +157,7 @@ def test_a_server_that_is_killed_or_stopped_in_between_costs_nothing(
     run: RunFolder, server: Any, sent: Sent
 ) -> None:
     spec = TrackingSpec(uri=server.uri)
-    server.start()
+    server.serve()
     spool = Spool(run.spool)
     sender = start_sender(run, spec)
     step = 0
@@ -173,11 +173,11 @@ def test_a_server_that_is_killed_or_stopped_in_between_costs_nothing(
     train(4.0)
     server.kill()
     train(2.0)
-    server.start()
+    server.serve()
     train(2.0)
-    server.signal(signal.SIGSTOP)  # takes connections and does not answer
+    server.stop()  # takes connections and does not answer
     train(3.0)
-    server.signal(signal.SIGCONT)
+    server.go_on()
     train(1.0)
     spool.finish("FINISHED")
     assert sender.drain(60) == 0

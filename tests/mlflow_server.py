@@ -1,4 +1,4 @@
-"""A real MLflow server on sqlite: killed, stopped, and started again under a training."""
+"""A real MLflow server on sqlite that tests and storms kill, stop and start again."""
 
 import os
 import signal
@@ -27,10 +27,11 @@ class Server:
         self.database = f"sqlite:///{folder}/server.db"
         self._command = [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(port)),
+            # all addresses, so that a request by one that is not allowed can be tried
+            *("--host", "0.0.0.0", "--port", str(port)),
             *("--allowed-hosts", f"127.0.0.1:{port}"),
             *("--backend-store-uri", self.database),
-            *("--artifacts-destination", str(folder / "artifacts")),
+            *("--artifacts-destination", str(folder / "server-artifacts")),
         ]
         self._log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,6 +43,11 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+
+    def serve(self) -> None:
+        """Start it and wait until it answers."""
+        self.start()
+        self.wait()
 
     def wait(self, timeout_s: float = 120) -> None:
         """Wait until it answers.
