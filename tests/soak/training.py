@@ -20,7 +20,7 @@ from tests.soak.cluster import REPO, Cluster
 CONFIG = "configs/demo.yaml"
 BATCH, RANKS = 64, 2
 CALIBRATION_STEPS = 200
-EFFECTIVE = 0.5
+EFFECTIVE = 0.4
 """Share of a storm's time that is expected to count, for the length of the training."""
 HANG = (
     "watch={setup_s: 90, compile_s: 90, data_s: 20, step_s: 20, evaluate_s: 60, "
