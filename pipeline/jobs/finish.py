@@ -4,6 +4,7 @@ A tracker that cannot be reached does not fail a training: everything stays in t
 and the line that registers it later is printed.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.engine.step import Stepper
@@ -15,6 +16,7 @@ from pipeline.jobs.progress import Progress
 from pipeline.jobs.register import register_package
 from pipeline.jobs.scoring import Scoring
 from pipeline.parallel.world import World
+from pipeline.run import faults
 from pipeline.run.beats import Section
 from pipeline.tracking.facts import describe
 
@@ -26,14 +28,23 @@ def finish(
     scoring: Scoring,
     progress: Progress,
     watch: Watch,
+    fence: Callable[[], None],
 ) -> None:
-    """Score, package and register; all ranks call it, rank 0 writes, all leave together."""
+    """Score, package and register; all ranks call it, rank 0 writes, all leave together.
+
+    Raises:
+        LeaseHeld: another job took the run over; from `fence`, before the package or the registry
+            would be touched.
+    """
     step = prepared.plan.total_steps
+    faults.hit("finish", step, world.rank)
+    fence()
     watch.enter(Section.EVALUATE, step)
     scores = scoring.final(step)
     watch.enter(Section.FINISH, step)
     if world.is_first:
         recipe = prepared.recipe
+        fence()
         write_package(
             recipe.folder.package,
             recipe.model,
@@ -47,11 +58,11 @@ def finish(
             f"held-out images; the model is in {recipe.folder.package}"
         )
         if progress.sender is not None:
-            _track(prepared, progress)
+            _track(prepared, progress, fence)
     world.barrier()
 
 
-def _track(prepared: Prepared, progress: Progress) -> None:
+def _track(prepared: Prepared, progress: Progress, fence: Callable[[], None]) -> None:
     folder = prepared.recipe.folder
     unsent = progress.finish_tracking("FINISHED")
     if unsent:
@@ -61,6 +72,7 @@ def _track(prepared: Prepared, progress: Progress) -> None:
         )
     if prepared.recipe.tracking.register_as is None:
         return
+    fence()
     try:
         version = register_package(folder, prepared.recipe)
     except Exception as error:  # a broken tracker must not undo a finished training

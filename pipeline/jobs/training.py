@@ -53,6 +53,8 @@ def run_training(
         stack.callback(world.close)
         watch.count = world.num_collectives
         faults.hit("setup", 0, world.rank)
+        if lease is not None:
+            lease.check()  # the spool takes the newest writer for the one that counts
         progress = Progress(prepared, world, wish)
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)
@@ -87,7 +89,7 @@ def run_training(
                 return progress.saved(state.step)
         else:
             stepper.ema.module.load_state_dict(state.ema)
-        finish(prepared, world, stepper, scoring, progress, watch)
+        finish(prepared, world, stepper, scoring, progress, watch, store.fence)
         return Outcome(Status.DONE, state.step)
 
 

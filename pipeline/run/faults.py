@@ -27,7 +27,7 @@ VARIABLE = "PIPELINE_FAULTS"
 Kind = Literal[
     "kill", "stop", "term", "usr2", "raise", "exit", "sleep", "nan", "nospace", "cut"
 ]  # fmt: skip
-Point = Literal["setup", "data", "step", "forward", "checkpoint", "evaluate"]
+Point = Literal["setup", "data", "step", "forward", "checkpoint", "evaluate", "finish"]
 
 _SIGNALS = {
     "kill": signal.SIGKILL,

@@ -67,7 +67,7 @@ class Delivery:
             raise
 
     def _waiting(self) -> list[Event]:
-        return list(events.read_events(self.folder, self.position.offset))
+        return list(self.position.rest(self.folder))
 
     @property
     def ended(self) -> bool:
@@ -140,7 +140,9 @@ class Delivery:
                 return
             log.warning("event %d is left out: %s", batch[0].n, error)
             self.position.rejected += 1
-        self.position.offset, self.position.n = batch[-1].end, batch[-1].n
+        last = batch[-1]
+        self.position.offset, self.position.n = last.end, last.n
+        self.position.writer = last.writer
         self._note_turn(batch)
         self.position.pending = False
         self.position.save(self.folder)

@@ -1,6 +1,8 @@
 """The lines of a spool: what one event looks like, and reading them back.
 
-Each line is one JSON object: running number `n`, kind `k`, time `t` in ms since 1970, values `v`.
+Each line is one JSON object: writer `w`, running number `n`, kind `k`, time `t` in ms since 1970,
+values `v`. Each attempt writes under a number above all before it. What an earlier writer adds
+after a later one began (a job that was taken for dead and comes back) is void: no reader gives it.
 Reading stops at the last whole line, so it may go on while the writer writes. JSON has no NaN or
 infinity; such values travel as strings, which float() reads back.
 """
@@ -16,13 +18,14 @@ KINDS = frozenset(("run", "attempt", "params", "tags", "metrics", "artifact", "r
 
 
 class Event(NamedTuple):
-    """One line; `end` is the byte offset of the next one."""
+    """One line; `end` is the byte offset of the next one, `writer` 0 in a spool of old."""
 
     n: int
     kind: str
     time_ms: int
     values: dict[str, Any]
     end: int
+    writer: int = 0
 
 
 class Point(NamedTuple):
@@ -33,9 +36,9 @@ class Point(NamedTuple):
     time_ms: int
 
 
-def encode(n: int, kind: str, time_ms: int, values: dict[str, Any]) -> bytes:
+def encode(n: int, kind: str, time_ms: int, values: dict[str, Any], writer: int = 0) -> bytes:
     """Return the line of an event, newline included."""
-    body = {"n": n, "k": kind, "t": time_ms, "v": values}
+    body = {"w": writer, "n": n, "k": kind, "t": time_ms, "v": values}
     return (json.dumps(body, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
@@ -45,10 +48,11 @@ def number(value: Any) -> float | str:
     return plain if math.isfinite(plain) else str(plain)
 
 
-def read_events(folder: Path, offset: int = 0) -> Iterator[Event]:
+def read_events(folder: Path, offset: int = 0, writer: int = 0) -> Iterator[Event]:
     """Yield the whole events of the spool in `folder` from byte `offset` on.
 
-    A line that is no event (a damaged disk) is passed over.
+    `writer` is the newest one before `offset`. A line that is no event (a damaged disk) or void is
+    passed over.
     """
     try:
         file = open(folder / FILE, "rb")  # noqa: SIM115 - closed by the with below
@@ -61,7 +65,8 @@ def read_events(folder: Path, offset: int = 0) -> Iterator[Event]:
                 return
             offset += len(line)
             event = parse(line, offset)
-            if event is not None:
+            if event is not None and event.writer >= writer:
+                writer = event.writer
                 yield event
 
 
@@ -85,7 +90,8 @@ def parse(line: bytes, end: int) -> Event | None:
     """Return the event of a line that ends at byte `end`; None where it is none."""
     try:
         body = json.loads(line)
-        event = Event(int(body["n"]), body["k"], int(body["t"]), dict(body["v"]), end)
+        known = int(body["n"]), body["k"], int(body["t"]), dict(body["v"])
+        event = Event(*known, end, int(body.get("w", 0)))
     except (ValueError, TypeError, KeyError):
         return None
     return event if event.kind in KINDS else None

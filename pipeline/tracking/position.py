@@ -4,6 +4,7 @@ Before metrics are sent the position says `pending`; whoever finds it so does no
 they arrived, and asks MLflow for the last step of each metric.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Position:
     run_id: str = ""
     offset: int = 0
     n: int = -1
+    writer: int = 0
     pending: bool = False
     rejected: int = 0
     marks: dict[str, int] = field(default_factory=dict)
@@ -28,6 +30,10 @@ class Position:
     def save(self, folder: Path) -> None:
         """Write atomically."""
         write_json(folder / FILE, asdict(self))
+
+    def rest(self, folder: Path) -> Iterator[events.Event]:
+        """Yield the events of the spool in `folder` that wait to be sent."""
+        return events.read_events(folder, self.offset, self.writer)
 
     @classmethod
     def load(cls, folder: Path) -> "Position":
@@ -39,5 +45,4 @@ class Position:
 
 def unsent(folder: Path) -> int:
     """Return how many events of the spool in `folder` wait to be sent."""
-    position = Position.load(folder)
-    return sum(1 for _ in events.read_events(folder, position.offset))
+    return sum(1 for _ in Position.load(folder).rest(folder))

@@ -37,7 +37,7 @@ class Spool:
         self._finished = False
         self._lock = threading.Lock()
         self._file = os.open(folder / events.FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._next = self._recover()
+        self._next, self._writer = self._recover()
         if self._next == 0:
             self._append("run", {"key": uuid.uuid4().hex})
         self._append("attempt", {"attempt": this_attempt(), "pid": os.getpid(), **machine()})
@@ -102,7 +102,9 @@ class Spool:
         with self._lock:
             if self._finished:
                 return
-            line = events.encode(self._next, kind, time.time_ns() // 1_000_000, values)
+            line = events.encode(
+                self._next, kind, time.time_ns() // 1_000_000, values, self._writer
+            )
             try:
                 self._write(line)
                 self._next += 1
@@ -116,13 +118,13 @@ class Spool:
             self._cut_torn_line()
             raise OSError(28, os.strerror(28))
 
-    def _recover(self) -> int:
-        """Cut a torn last line away; return the number of the next event."""
+    def _recover(self) -> tuple[int, int]:
+        """Cut a torn last line away; return the numbers of the next event and of this writer."""
         self._cut_torn_line()
-        last = -1
+        last, writer = -1, 0
         for event in events.read_events(self.folder):
-            last = event.n
-        return last + 1
+            last, writer = event.n, event.writer
+        return last + 1, writer + 1
 
     def _cut_torn_line(self) -> None:
         data = (self.folder / events.FILE).read_bytes()

@@ -58,6 +58,8 @@ class _Spool:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
+        self._begun: list[tuple[int, int]] = []
+        self._begun = [(event.end, event.writer) for event in self._all("attempt")]
         self._rewinds = [(event.end, event.values["step"]) for event in self._all("rewind")]
 
     def tail(self, sent: int) -> Tail:
@@ -75,12 +77,12 @@ class _Spool:
             scores={k: v for k, v in _values(score).items() if k.startswith("eval/")},
             best=max(((_values(e)["eval/top1"], e.values["step"]) for e in scored), default=None),
             tags={k: v for event in self._all("tags") for k, v in event.values.items()},
-            unsent=self._data[sent:].count(b"\n"),
+            unsent=self._data[sent:].count(b"\n") - self._num_void(sent),
         )
 
     def _own(self, points: list[Event]) -> list[Event]:
         """Return those of `points` that the newest attempt made."""
-        begun = max((event.end for event in self._all("attempt")), default=0)
+        begun = max((end for end, _ in self._begun), default=0)
         begun = max(begun, *(end for end, _ in self._rewinds), 0) if self._rewinds else begun
         return [event for event in points if event.end > begun]
 
@@ -108,7 +110,19 @@ class _Spool:
     def _event(self, start: int) -> Event | None:
         end = self._data.find(b"\n", start)
         event = events.parse(self._data[start:end], end + 1) if end >= 0 else None
-        return event if event is None or _is_sound(event) else None
+        if event is None or not _is_sound(event) or self._is_void(event):
+            return None
+        return event
+
+    def _is_void(self, event: Event) -> bool:
+        return any(end <= event.end and writer > event.writer for end, writer in self._begun)
+
+    def _num_void(self, start: int) -> int:
+        """Count the lines from byte `start` on that writers before the newest one added."""
+        end, newest = max(self._begun, key=lambda attempt: attempt[1], default=(0, 0))
+        late = self._data[max(start, end) :]
+        older = {writer for _, writer in self._begun if 0 < writer < newest}
+        return sum(late.count(b'{"w":%d,' % writer) for writer in older)
 
 
 def _is_sound(event: Event) -> bool:

@@ -28,6 +28,7 @@ def main(folder: RunFolder, steps: int, fault: str) -> int:
     (folder.path / "hosts").mkdir(exist_ok=True)
     (folder.path / "hosts" / f"{this_attempt()}.{rank}").write_text(node)
     step = max(folder.latest_step(), 0)
+    _meet(pids)
     while step < steps:
         time.sleep(0.1)
         if rank == 0 and _peer_is_gone(pids):
@@ -47,6 +48,13 @@ def main(folder: RunFolder, steps: int, fault: str) -> int:
         if wish and fault != "deaf":
             return _end(folder, rank, Outcome(Status.SAVED, step, f"signal {wish[0]}"))
     return _end(folder, rank, Outcome(Status.DONE, step))
+
+
+def _meet(pids: Path) -> None:
+    """Stand in for the rendezvous: no rank makes a step before all are there."""
+    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    while len(list(pids.glob(f"{this_attempt()}.*"))) < world:
+        time.sleep(0.02)
 
 
 def _peer_is_gone(pids: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,14 +18,16 @@ from pipeline.checkpoint.state import TrainState, equal
 from pipeline.checkpoint.store import Store, read
 from pipeline.checkpoint.writer import Writer
 
-KILLS, FULL_DISKS, CUTS = 200, 20, 20
+KILLS, MOMENTS, FULL_DISKS, CUTS = 200, 50, 20, 20
 TENSOR = 20_000
-"""Elements of each tensor: files of 80 kB, so that a limit lies within a file, not beside it."""
+"""Elements of the smallest tensor: a file of 80 kB, so that a limit lies within it, not beside."""
 
 
 def make_state(step: int) -> TrainState:
     numbers = torch.Generator().manual_seed(step)
-    weights, buffers, ema, slots = ({"t": torch.randn(TENSOR, generator=numbers)} for _ in range(4))
+    weights, buffers, ema, slots = (
+        {"t": torch.randn(TENSOR * times, generator=numbers)} for times in (1, 2, 3, 4)
+    )
     return TrainState(step, weights, buffers, ema, slots)
 
 
@@ -42,43 +45,64 @@ def resumed(store: Store) -> TrainState:
     return read(newest)
 
 
-def commit_in_child(store: Store, state: TrainState, kill_after_s: float | None) -> float:
-    """Commit in a child, killed when it has worked for so long; returns how long it took."""
+def start_commit(store: Store, state: TrainState, most_bytes: int | None = None) -> int:
+    """Commit in a child that the kernel kills at byte `most_bytes` of a file; returns its id."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
+            if most_bytes is not None:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
             os.write(writing, b"go")
             store.commit(state, {})
         finally:
             os._exit(0)
     os.read(reading, 2)
-    started = time.perf_counter()
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    for end in (reading, writing):
-        os.close(end)
-    return time.perf_counter() - started
+    os.close(reading)
+    os.close(writing)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Wait for a child; below 0: the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.slow
-def test_writers_killed_at_random_moments_leave_a_whole_checkpoint(tmp_path: Path) -> None:
-    store, draw = make_store(tmp_path), random.Random(0)
+def test_writers_killed_at_any_byte_leave_the_checkpoint_before(tmp_path: Path) -> None:
+    store, draw, found = make_store(tmp_path), random.Random(0), Counter[int]()
     store.commit(make_state(1), {})
-    whole_s = min(commit_in_child(store, make_state(step), None) for step in (2, 3, 4))
-    step, found = 5, Counter[int]()
+    largest = (store.folder / "step-000000001" / "slots.safetensors").stat().st_size
     for _ in range(KILLS):
-        commit_in_child(store, make_state(step), draw.uniform(0, 1.1 * whole_s))
-        found[len(list(store.folder.glob("*.tmp/*")))] += 1
+        most_bytes = draw.randrange(largest)
+        child = start_commit(store, make_state(2), most_bytes)
+        assert exit_code(child) == -signal.SIGXFSZ
+        sizes = [path.stat().st_size for path in store.folder.glob("*.tmp/*")]
+        assert max(sizes) <= most_bytes
+        found[len(sizes)] += 1
+        assert equal(resumed(store), make_state(1))
+    assert set(found) == {1, 2, 3, 4}, f"files that were begun: {found}"
+    store.commit(make_state(2), {})
+    assert resumed(store).step == 2
+
+
+@pytest.mark.slow
+def test_writers_killed_at_any_moment_leave_a_whole_checkpoint(tmp_path: Path) -> None:
+    store, draw, step = make_store(tmp_path), random.Random(0), 2
+    started = time.perf_counter()
+    assert exit_code(start_commit(store, make_state(1))) == 0
+    whole_s = time.perf_counter() - started
+    for _ in range(MOMENTS):
+        child = start_commit(store, make_state(step))
+        time.sleep(draw.uniform(0, whole_s))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         state = resumed(store)
         assert equal(state, make_state(state.step))
         assert state.step in (step - 1, step)
         step = state.step + 1
-    assert len(found) >= 4, f"all kills came at the same moment: files written {found}"
-    store.commit(make_state(step), {})
-    assert resumed(store).step == step
 
 
 @pytest.fixture
@@ -86,7 +110,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, which root alone may mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1600k", "none", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4000k", "none", str(disk)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     try:
@@ -102,7 +126,7 @@ def test_full_disks_cost_a_checkpoint_and_nothing_else(small_disk: Path) -> None
     for step in range(2, FULL_DISKS + 2):
         free = shutil.disk_usage(small_disk).free
         filler = small_disk / "filler"
-        filler.write_bytes(bytes(free - draw.randrange(0, 16 * TENSOR)))
+        filler.write_bytes(bytes(free - draw.randrange(0, 40 * TENSOR)))
         writer.save(make_state(step), {})
         assert not writer.wait()
         assert "No space left" in said[-1], said[-1]

@@ -135,6 +135,24 @@ def test_sent_points_after_a_rewind_appear_once(
     assert sent(spec, run)["loss"] == [(step, float(step)) for step in range(1, 6)]
 
 
+def test_what_a_writer_adds_that_was_taken_for_dead_is_not_sent(
+    spool: Spool, run: RunFolder, spec: TrackingSpec, sent: Sent
+) -> None:
+    spool.metrics(1, {"loss": 1.0})
+    taker = Spool(run.spool)
+    taker.metrics(2, {"loss": 0.5})
+    sync(run, spec)
+    spool.metrics(3, {"loss": 99.0})  # now the sender goes on from its position
+    spool.finish("FAILED")
+    assert unsent(run.spool) == 0
+    sync(run, spec)
+    taker.metrics(3, {"loss": 0.25})
+    taker.finish("FINISHED")
+    sync(run, spec)
+    assert sent(spec, run)["loss"] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    assert mlflow_run(spec, run).info.status == "FINISHED"
+
+
 def test_attempts_continue_one_run_and_its_status_follows(
     run: RunFolder, spec: TrackingSpec
 ) -> None:

@@ -164,3 +164,33 @@ def test_the_end_is_the_last_event_of_an_attempt(tmp_path: Path) -> None:
 def test_an_unknown_status_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'done'.*FINISHED.*SCHEDULED"):
         Spool(tmp_path).finish("done")
+
+
+def test_what_an_earlier_writer_adds_after_a_later_one_began_is_void(tmp_path: Path) -> None:
+    zombie = Spool(tmp_path)
+    zombie.metrics(1, {"loss": 1.0})
+    taker = Spool(tmp_path)
+    zombie.metrics(2, {"loss": 99.0})
+    taker.metrics(2, {"loss": 0.5})
+    zombie.rewind(0)
+    zombie.finish("FAILED")
+    taker.metrics(3, {"loss": 0.25})
+    assert kinds(tmp_path) == ["run", "attempt", "metrics", "attempt", "metrics", "metrics"]
+    assert [point.value for point in history(tmp_path)["loss"]] == [1.0, 0.5, 0.25]
+    third = Spool(tmp_path)
+    taker.finish("FINISHED")
+    third.finish("FINISHED")
+    assert kinds(tmp_path)[-2:] == ["attempt", "finish"]
+
+
+def test_a_spool_of_old_whose_lines_name_no_writer_is_continued(tmp_path: Path) -> None:
+    lines = [
+        events.encode(0, "run", 1, {}),
+        events.encode(1, "metrics", 1, {"step": 1, "values": {"loss": 1}}),
+    ]
+    old = [json.loads(line) for line in lines]
+    for line in old:
+        del line["w"]
+    (tmp_path / events.FILE).write_text("".join(json.dumps(line) + "\n" for line in old))
+    Spool(tmp_path).metrics(2, {"loss": 0.5})
+    assert [point.step for point in history(tmp_path)["loss"]] == [1, 2]

@@ -111,3 +111,20 @@ def test_a_hundred_thousand_steps_are_answered_at_once(tmp_path: Path) -> None:
     found = tail(tmp_path)
     assert time.process_time() - started < 0.5
     assert found.unsent == 100_000 and NUM_POINTS < 100_000
+
+
+def test_what_a_writer_adds_that_was_taken_for_dead_does_not_count(tmp_path: Path) -> None:
+    zombie = Spool(tmp_path)
+    zombie.metrics(1, {"train/loss": 1.0, "eval/top1": 0.1})
+    taker = Spool(tmp_path)
+    taker.metrics(2, {"train/loss": 0.5})
+    zombie.metrics(3, {"train/loss": 99.0, "eval/top1": 0.9})
+    zombie.rewind(0)
+    zombie.finish("FAILED")
+    found = tail(tmp_path)
+    assert (found.step, found.values["train/loss"]) == (2, 0.5)
+    assert (found.best, found.unsent) == ((0.1, 1), 5)
+    Position(offset=(tmp_path / events.FILE).stat().st_size, writer=2).save(tmp_path)
+    taker.metrics(4, {"train/loss": 0.4})
+    zombie.metrics(5, {"train/loss": 99.0})
+    assert tail(tmp_path).unsent == 1
