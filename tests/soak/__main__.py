@@ -27,16 +27,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--mtbf-s", type=float, default=60, help="mean time between faults")
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--rest-s", type=float, default=0.1, help="rest in each step of the job")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path, default=REPO / "runs" / "soak")
     options = parser.parse_args(arguments)
     if options.nodes < 3 or options.minutes <= 0 or options.mtbf_s <= 0:
         parser.error("--nodes must be 3 or more (one dies), --minutes and --mtbf-s above 0")
+    if options.rest_s < 0:
+        parser.error(f"--rest-s is {options.rest_s}; give 0 or more seconds")
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     data, seconds = make_data(out), options.minutes * 60
-    rate = quiet_steps_per_s(out / "calibration", data)
-    training = sized(out / f"storm-{options.seed}", data, seconds, rate)
+    rate = quiet_steps_per_s(out / "calibration", data, options.rest_s)
+    training = sized(out / f"storm-{options.seed}", data, seconds, rate, options.rest_s)
     print(
         f"soak: seed {options.seed}; {rate:.1f} steps/s in peace, so {training.steps} steps with "
         f"a checkpoint every {training.save_every} last about {duration(seconds)}",

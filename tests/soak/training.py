@@ -34,12 +34,16 @@ CHECKPOINT_S = 4.0
 
 @dataclass(frozen=True)
 class Training:
-    """A training of `steps` steps in `base`/runs, its ids in `base`/ids."""
+    """A training of `steps` steps in `base`/runs, its ids in `base`/ids.
+
+    As a job each step rests for `rest_s`, as the host does while a GPU computes.
+    """
 
     base: Path
     data: Path
     steps: int
     save_every: int
+    rest_s: float = 0.0
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -82,14 +86,20 @@ class Training:
         recorder = f"{sys.executable} {REPO}/tests/soak/recording_rank.py {self.ids(name)}"
         return {"RANK_PREFIX": recorder, "OMP_NUM_THREADS": "1"}
 
-    def run_quietly(self, name: str, timeout_s: float = 3600) -> RunFolder:
-        """Train in peace, without SLURM and MLflow.
+    def rests(self) -> list[dict]:
+        """Return what has the ranks rest in each step, as entries of PIPELINE_FAULTS."""
+        rest = {"kind": "sleep", "step": 1, "every": True, "seconds": self.rest_s}
+        return [{**rest, "rank": rank} for rank in range(RANKS)] if self.rest_s else []
+
+    def run_quietly(self, name: str, timeout_s: float = 3600, rests: bool = False) -> RunFolder:
+        """Train in peace, without SLURM and MLflow, and without rest where it is not asked for.
 
         Raises:
             subprocess.CalledProcessError: it failed; its log is beside its folder.
         """
         launch = [sys.executable, "-m", "launch", "local", "--ranks", str(RANKS)]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+        env |= {"PIPELINE_FAULTS": json.dumps(self.rests())} if rests else {}
         self.base.mkdir(parents=True, exist_ok=True)
         with open(self.base / f"{name}.log", "wb") as log:
             subprocess.run(
@@ -109,8 +119,8 @@ class Training:
         options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", "--signal=B:USR2@60")
         self.base.mkdir(parents=True, exist_ok=True)
         env = {**cluster.env, **self.env(name), "SUPERVISOR_PYTHON": sys.executable}
-        if faults:
-            env["PIPELINE_FAULTS"] = json.dumps(faults)
+        if planned := [*faults, *self.rests()]:
+            env["PIPELINE_FAULTS"] = json.dumps(planned)
         return cluster.ask(
             *("sbatch", "--parsable", *options, f"--job-name={name}", "--open-mode=append"),
             f"--output={self.base}/{name}.log",
@@ -134,18 +144,19 @@ def make_data(base: Path) -> Path:
     return shards
 
 
-def quiet_steps_per_s(base: Path, data: Path) -> float:
-    """Measure how fast this machine trains in peace."""
+def quiet_steps_per_s(base: Path, data: Path, rest_s: float) -> float:
+    """Measure how fast this machine trains in peace, with a rest in each step."""
     shutil.rmtree(base, ignore_errors=True)
-    trial = Training(base, data, CALIBRATION_STEPS, CALIBRATION_STEPS)
-    folder = trial.run_quietly("calibration")
+    trial = Training(base, data, CALIBRATION_STEPS, CALIBRATION_STEPS, rest_s)
+    folder = trial.run_quietly("calibration", rests=True)
     return 1 / statistics.median(step_seconds(folder).values())
 
 
-def sized(base: Path, data: Path, seconds: float, rate: float) -> Training:
+def sized(base: Path, data: Path, seconds: float, rate: float, rest_s: float) -> Training:
     """Return the training that a storm of `seconds` lasts for, `rate` its steps per second."""
     every = max(5, round(CHECKPOINT_S * rate))
-    return Training(base, data, every * max(2, round(seconds * rate * EFFECTIVE / every)), every)
+    steps = every * max(2, round(seconds * rate * EFFECTIVE / every))
+    return Training(base, data, steps, every, rest_s)
 
 
 def step_seconds(folder: RunFolder) -> dict[int, float]:
