@@ -112,6 +112,7 @@ class _Plan:
     faults: tuple[Fault, ...]
     folder: Path
     met: set[int] = field(default_factory=set)
+    told: set[int] = field(default_factory=set)
 
     def due(self, point: str, step: int, rank: int) -> Iterator[tuple[int, Fault]]:
         """Give the faults that wait at this point, with their numbers."""
@@ -121,13 +122,18 @@ class _Plan:
                 yield number, fault
 
     def take(self, number: int, fault: Fault, step: int) -> bool:
-        """Note that a fault strikes; False where an earlier attempt met it."""
-        if not fault.every:
+        """Note that a fault strikes, and say it once; False where an earlier attempt met it."""
+        if number in self.told:
+            return True
+        if fault.every:
+            self.told.add(number)
+        else:
             self.met.add(number)
             if fault.once and not self._claim(number, fault, step):
                 return False
+        when = f"at step {step}" if not fault.every else f"at each step from {step} on"
         what = f"rank {fault.rank}: fault on purpose: {fault.kind}"
-        print(f"{what} at step {step} ({fault.where})", flush=True)
+        print(f"{what} {when} ({fault.where})", flush=True)
         return True
 
     def _claim(self, number: int, fault: Fault, step: int) -> bool:

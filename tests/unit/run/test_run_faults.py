@@ -151,12 +151,16 @@ def test_what_an_attempt_met_the_next_does_not_meet(start) -> None:
     assert faults.hit("forward", 2, 0) and not faults.hit("forward", 3, 0)
 
 
-def test_a_slow_rank_is_slow_at_every_step(start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_rank_is_slow_at_every_step_and_says_so_once(
+    start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     naps: list[float] = []
     monkeypatch.setattr(faults.time, "sleep", naps.append)
     start({"kind": "sleep", "rank": 0, "step": 2, "seconds": 0.5, "point": "data", "every": True})
     assert list(faults.each(iter("abc"), "data", 1, 0)) == ["a", "b", "c"]
     assert naps == [0.5] * 3, "before the steps 2 and 3, and before the end"
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["rank 0: fault on purpose: sleep at each step from 2 on (data)"]
 
 
 def test_a_full_disk_cuts_the_file_where_the_space_ended(start, tmp_path: Path) -> None:
