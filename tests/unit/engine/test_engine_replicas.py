@@ -73,6 +73,17 @@ def test_the_first_tensor_that_is_not_finite_is_named(part: str, value: float) -
     assert first_not_finite(state(), WORLD) is None
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", [0, 16383, 16384, 99_999])
+def test_large_tensors_are_looked_at_from_end_to_end(where: int, value: float) -> None:
+    images = torch.ones(400, 250).t()  # not in the order in which it lies in memory
+    whole = checksum(images)
+    assert checksum(images.contiguous()) == whole
+    images.t().view(-1)[where] = value
+    assert checksum(images) != whole
+    assert first_not_finite(state(ema={"w": images}), WORLD) == "ema/w"
+
+
 def test_large_numbers_are_still_numbers() -> None:
     most = torch.full((1000,), torch.finfo(torch.float32).max)
     assert first_not_finite(state(weights={"w": most}), WORLD) is None
