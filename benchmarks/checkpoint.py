@@ -93,7 +93,7 @@ def _state(model: str, device: torch.device) -> TrainState:
     """Return the state of a training as the loop captures it: tensors in the model's own layout."""
     spec = ModelSpec.parse({"name": model}, "--model")
     network = build_network(spec, CLASSES, keyed(Stream.WEIGHTS, 0))
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     everything = {name: value.detach() for name, value in network.state_dict().items()}
     slots = {f"{slot}/{name}": value.clone() for slot in "ab" for name, value in weights.items()}
