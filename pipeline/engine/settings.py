@@ -40,7 +40,7 @@ class WatchSpec(Spec):
     """
 
     setup_s: float = 1800.0
-    """From the start of the process to the model on its device; while shards are brought to the
+    """From the reading of the config to the model on its device; while shards are brought to the
     node, it counts from the last line about them."""
     compile_s: float = 3600.0
     """Rehearsals and the throw-away step, and where the model is compiled, a stage's first step."""

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.data.reader import BrokenSample
@@ -15,13 +16,16 @@ from pipeline.engine.signals import StopWish, stop_wish
 from pipeline.engine.watchdog import Watchdog
 from pipeline.jobs.disk import naming_disk
 from pipeline.jobs.prepare import Prepared, make_data_ready, plan_text, prepare, record
-from pipeline.parallel.place import place_from
-from pipeline.recipe import load_recipe
+from pipeline.parallel.place import Place, place_from
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.run import faults
 from pipeline.run.beats import Section
 from pipeline.run.folder import Outcome, RunFolder, Status, this_attempt
 from pipeline.run.lease import Lease, LeaseHeld
 from pipeline.spec import Failure, Misuse
+
+SUPERVISED = "PIPELINE_ATTEMPT"
+"""The supervisor's variable: it has claimed the attempt's number, whose files are this one's."""
 
 
 def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
@@ -31,17 +35,21 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
         Misuse: the config, the data set, the world or the run's folder do not fit together.
     """
     recipe = load_recipe(config, overrides)
-    is_first = place_from(os.environ).rank == 0
+    place = place_from(os.environ)
+    is_first = place.rank == 0
     with stop_wish() as wish:
         try:
-            faults.begin(recipe.folder)
-            prepared = prepare(recipe)
-            if is_first:
-                print(plan_text(recipe, prepared.plan, prepared.manifest), flush=True)
-            with naming_disk(recipe.folder.path):
-                outcome = _attempt(prepared, accept_changes, wish)
+            with naming_disk(recipe.folder.path), ExitStack() as stack:
+                watch = None
+                if SUPERVISED in os.environ:  # else a refusal would leave files of an attempt
+                    watch = stack.enter_context(_watchdog(recipe, place))
+                faults.begin(recipe.folder)
+                prepared = prepare(recipe)
+                if is_first:
+                    print(plan_text(recipe, prepared.plan, prepared.manifest), flush=True)
+                outcome = _attempt(prepared, accept_changes, wish, watch)
         except Misuse as error:
-            if "PIPELINE_ATTEMPT" in os.environ:
+            if SUPERVISED in os.environ:
                 if is_first:
                     _note(recipe.folder, Outcome(Status.MISUSE, 0, str(error)))
                 else:  # it may be the only one that refuses: the supervisor shall know why
@@ -62,19 +70,30 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
     return outcome.exit_code
 
 
-def _attempt(prepared: Prepared, accept_changes: bool, wish: StopWish) -> Outcome:
-    """Hold the lease on rank 0, then train."""
-    if prepared.place.rank > 0:
-        return _watched(prepared, None, wish)
+def _watchdog(recipe: Recipe, place: Place) -> Watchdog:
+    return Watchdog(recipe.folder, this_attempt(), place.rank, place.size, recipe.watch)
+
+
+def _attempt(
+    prepared: Prepared, accept_changes: bool, wish: StopWish, watch: Watchdog | None
+) -> Outcome:
+    """Hold the lease on rank 0, then train; without a watchdog yet, one watches from there on."""
+    with ExitStack() as stack:
+        lease = None
+        if prepared.place.rank == 0:
+            lease = _lease(prepared.recipe.folder)
+            stack.callback(lease.release)
+            record(prepared, accept_changes)
+        if watch is None:
+            watch = stack.enter_context(_watchdog(prepared.recipe, prepared.place))
+        return _watched(prepared, lease, wish, watch)
+
+
+def _lease(folder: RunFolder) -> Lease:
     try:
-        lease = Lease(prepared.recipe.folder.lease)
+        return Lease(folder.lease)
     except LeaseHeld as error:
         raise Misuse(str(error)) from None
-    try:
-        record(prepared, accept_changes)
-        return _watched(prepared, lease, wish)
-    finally:
-        lease.release()
 
 
 def reason_of(error: Exception) -> str:
@@ -87,20 +106,18 @@ def reason_of(error: Exception) -> str:
     return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
-def _watched(prepared: Prepared, lease: Lease | None, wish: StopWish) -> Outcome:
+def _watched(prepared: Prepared, lease: Lease | None, wish: StopWish, watch: Watchdog) -> Outcome:
     """Bring the data and train, under the eyes of the watchdog."""
-    recipe, place = prepared.recipe, prepared.place
-    with Watchdog(recipe.folder, this_attempt(), place.rank, place.size, recipe.watch) as watch:
 
-        def say(text: str) -> None:
-            """Pass on how far the data are; they may take their time as long as they come."""
-            print(text, flush=True)
-            watch.enter(Section.SETUP, 0)
+    def say(text: str) -> None:
+        """Pass on how far the data are; they may take their time as long as they come."""
+        print(text, flush=True)
+        watch.enter(Section.SETUP, 0)
 
-        make_data_ready(prepared, say)
-        from pipeline.jobs.training import run_training
+    make_data_ready(prepared, say)
+    from pipeline.jobs.training import run_training
 
-        return run_training(prepared, lease, wish, watch)
+    return run_training(prepared, lease, wish, watch)
 
 
 def _note(folder: RunFolder, outcome: Outcome) -> None:
