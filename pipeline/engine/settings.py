@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.run.beats import BEAT_EVERY_S, MISSED_BEATS, Section
-from pipeline.spec import Spec
+from pipeline.run.beats import BEAT_EVERY_S, MISSED_BEATS, Section, beat_interval_s
+from pipeline.spec import Misuse, Spec
 
 _FIELDS = {
     Section.SETUP: "setup_s",
@@ -77,6 +77,21 @@ class WatchSpec(Spec):
                 f"{shortest_s / MISSED_BEATS:.2g} or less"
             )
         return self
+
+    def check_world(self, world: int) -> None:
+        """Refuse a deadline that is too short for the beats of so many ranks.
+
+        Raises:
+            Misuse: names the field, its value and the remedy.
+        """
+        field, shortest_s = self.shortest
+        wanted_s = MISSED_BEATS * beat_interval_s(self.beat_every_s, world)
+        if shortest_s < wanted_s:
+            raise Misuse(
+                f"watch.{field} is {shortest_s:g}: {world} ranks beat every "
+                f"{wanted_s / MISSED_BEATS:g} s, so one that gives no sign of life is known after "
+                f"{wanted_s:g} s; set watch.{field} to {wanted_s:g} or more"
+            )
 
     def field(self, section: Section) -> str:
         """Return the name of the field with a section's deadline."""

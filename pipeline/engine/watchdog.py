@@ -2,7 +2,8 @@
 
 A thread looks twice a second whether the section at hand is past its deadline; it runs while the
 main thread sits in a collective. Who is past it, with nobody to wait for, writes who is late and
-the stacks of all threads; the other ranks see that within a second, write theirs, and all leave.
+the stacks of all threads; the other ranks see that, write theirs, and all leave. They look for it
+twice a second where their own deadline is near, and else as seldom as they beat in large worlds.
 Where the main thread lets no other run (it holds the interpreter's lock), a timer of the
 interpreter's own, which needs no lock, dumps the stacks and ends the process a little later.
 """
@@ -20,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from pipeline.engine.settings import WatchSpec
 from pipeline.run.beats import (
+    BEATS_A_SECOND,
     LOOK_S,
     MISSED_BEATS,
     Beat,
@@ -47,6 +49,8 @@ MARGIN_S = 3.0
 """The timer comes so much after the watchdog, which says more."""
 PATIENCE_S = 5.0
 """The rank that found the hang waits so long for the stacks of the others."""
+NEAR_S = 10.0
+"""So long before its own deadline a rank begins to look for a verdict at every look."""
 SETTLE_S = 0.3
 """A dump takes some milliseconds; whoever leaves too early has the others killed in it."""
 STAGGER_S = 0.05
@@ -108,11 +112,11 @@ class Watchdog:
         self._stacks = path.open("wb", buffering=0)
         self._place = OwnPlace(folder, attempt, rank)
         self._left_to_neighbours = False
-        self._beat_due_s = self._hold_until_s = self._timer_s = 0.0
+        self._beat_due_s = self._order_due_s = self._hold_until_s = self._timer_s = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.enter(Section.SETUP, 0)
-        self._tell(self._beat())
+        self._tell(self._beat(self._now))
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -149,42 +153,50 @@ class Watchdog:
 
     def _look(self) -> bool:
         """Beat, and end this process where it is time to; returns whether it was."""
-        if max(self._now.end_s, self._hold_until_s) != self._timer_s:
+        now, now_s = self._now, time.monotonic()
+        if max(now.end_s, self._hold_until_s) != self._timer_s:
             self._set_timer()
-        beat = self._beat()
-        now_s = time.monotonic()
+        beat = self._beat(now)
         if now_s >= self._beat_due_s:
             self._beat_due_s = now_s + self._interval_s
             self._tell(beat)
-        if self._ordered() is not None:
+        if self._may_be_ordered(now, now_s) and self._ordered() is not None:
             self._dump(beat)
             self._await_end()
-        elif now_s < max(self._now.end_s, self._hold_until_s):
+        elif now_s < max(now.end_s, self._hold_until_s):
             return False
-        elif self._hold_until_s < self._now.end_s:  # past the deadline since now
+        elif self._hold_until_s < now.end_s:  # past the deadline since now
             self._hold_until_s = now_s + min(self._rank * STAGGER_S, MAX_STAGGER_S)
             return False
-        elif (hold_s := self._find(beat)) > 0:
+        elif (hold_s := self._find(now, beat)) > 0:
             self._hold_until_s = now_s + hold_s
             return False
         sys.stdout.flush()
         self._leave(FAILED)
         return True
 
-    def _find(self, beat: Beat) -> float:
+    def _may_be_ordered(self, now: _Now, now_s: float) -> bool:
+        """Return whether to look for another rank's verdict: a thousand ranks ask one server."""
+        if now_s < min(self._order_due_s, now.end_s - NEAR_S):
+            return False
+        self._order_due_s = now_s + self._world / BEATS_A_SECOND
+        return True
+
+    def _find(self, now: _Now, beat: Beat) -> float:
         """Say who is late, dump, and wait for the others to dump.
 
-        Returns 0, or how long to go on waiting where nobody is late yet.
+        Returns 0, or how long to go on waiting where nobody is late, at least not yet.
         """
         self._hold_until_s = time.monotonic() + PATIENCE_S  # reading may take a while
         self._set_timer()
         beats = self._beats(beat)
         if (hold_s := self._hold_s(beat, beats)) > 0:
             return hold_s
-        now = self._now
         waited_s, every_s = beat.beat_s - now.since_s, self._spec.beat_every_s
         text, who = verdict(self._folder, beats, self._world, beat, waited_s, now.limit, every_s)
         values = record(text, who, beat, beats)
+        if self._now is not now:  # it got on while the beats were read
+            return LOOK_S
         self._dump(beat)
         if not self._claim(values):
             self._await_end()
@@ -283,8 +295,8 @@ class Watchdog:
             faulthandler.dump_traceback_later(left_s, exit=True, file=self._stacks)
             self._timer_s = end_s
 
-    def _beat(self) -> Beat:
-        now, pid = self._now, os.getpid()
+    def _beat(self, now: _Now) -> Beat:
+        pid = os.getpid()
         place = (self._rank, self._host, pid, now.section, now.step, now.since_s)
         return Beat(*place, time.time(), self._attempt, self.count(), self._interval_s)
 

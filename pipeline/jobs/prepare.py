@@ -57,8 +57,8 @@ def prepare(recipe: Recipe) -> Prepared:
 
     Raises:
         Misuse: the shards or a split are missing, the ranks cannot share the micro-batches, the
-            model cannot take the images, the tracking address cannot be used, or collectives
-            are less patient than the watchdog.
+            model cannot take the images, the tracking address cannot be used, collectives
+            are less patient than the watchdog, or the watchdog less than so many ranks' beats.
     """
     recipe.check_patience()
     manifest = open_manifest(recipe.data.path, recipe.data.shards)
@@ -67,6 +67,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.tracking.enabled:
         resolve_uri(recipe.tracking)
     place = place_from(os.environ)
+    recipe.watch.check_world(place.size)
     check_divides(place.size, [stage.settings.micro_batches for stage in plan.stages])
     recipe.model.together(place.size)
     return Prepared(recipe, manifest, plan, place)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.engine.settings import WatchSpec
-from pipeline.engine.watchdog import MARGIN_S, PATIENCE_S, Watchdog
+from pipeline.engine.watchdog import MARGIN_S, NEAR_S, PATIENCE_S, Watchdog
 from pipeline.run.beats import Section, read_beats
+from pipeline.run.files import write_json
 from pipeline.run.folder import RunFolder
 from pipeline.run.hang import hang_file, hang_text, read_hang, stacks_file
 from pipeline.spec import Misuse
@@ -197,6 +199,64 @@ def test_a_full_disk_keeps_no_hung_process_alive(folder: RunFolder, monkeypatch,
     assert "hang.json not written" in (said := capfd.readouterr().err) and "at step 5" in said
 
 
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets the time of each look for another rank's verdict."""
+    looked: list[float] = []
+
+    def read(folder: RunFolder, attempt: int) -> dict | None:
+        looked.append(time.monotonic())
+        return read_hang(folder, attempt)
+
+    monkeypatch.setattr("pipeline.engine.watchdog.read_hang", read)
+    return looked
+
+
+@pytest.mark.parametrize(("world", "fewest", "most"), [(1, 4, 9), (1000, 1, 2)])
+def test_many_ranks_look_seldom_for_a_verdict(
+    folder: RunFolder, monkeypatch, world: int, fewest: int, most: int
+) -> None:
+    looked = count_looks(monkeypatch)
+    with Watchdog(folder, 0, 3, world, WatchSpec()):
+        time.sleep(3.2)
+    assert fewest <= len(looked) - 1 <= most, "one look is for what an earlier process left"
+
+
+def test_a_rank_of_many_near_its_deadline_sees_a_verdict_at_once(folder: RunFolder) -> None:
+    left: list[int] = []
+    watch = Watchdog(folder, 0, 3, 1000, WatchSpec(), leave=left.append)
+    watch.enter(Section.STEP, 7)
+    time.sleep(0.7)  # the look that comes before twenty seconds without one
+    write_json(hang_file(folder, 0), {"text": "hang: rank 5", "without_stacks": []})
+    time.sleep(1.2)
+    assert left == []
+    now = watch._now
+    watch._now = replace(now, end_s=time.monotonic() + NEAR_S - 1)
+    watch._thread.join(3)
+    watch.close()
+    assert left == [1] and stacks_file(folder, 0, 3).read_text()
+
+
+def test_a_rank_that_gets_on_while_the_beats_are_read_does_not_hang(
+    folder: RunFolder, monkeypatch
+) -> None:
+    watch, left = watchdog(folder, step_s=0.5)
+
+    def slowly(*args: object) -> list:
+        watch.enter(Section.CHECKPOINT, 5)
+        return []
+
+    monkeypatch.setattr("pipeline.engine.watchdog.read_beats", slowly)
+    with watch:
+        watch.enter(Section.STEP, 5)
+        deadline_s = time.monotonic() + 20
+        while watch._now.section is Section.STEP:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        time.sleep(1.2)
+    assert left == [] and not hang_file(folder, 0).exists()
+    assert stacks_file(folder, 0, 0).read_text() == ""
+
+
 @pytest.mark.parametrize("field", ["setup_s", "compile_s", "data_s", "step_s", "evaluate_s"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_deadline_of_nothing_is_refused(field: str, value: float) -> None:
@@ -208,6 +268,13 @@ def test_a_deadline_too_short_for_its_beats_is_refused() -> None:
     WatchSpec.parse({"data_s": 15}, "test")
     with pytest.raises(Misuse, match="data_s is 6, beat_every_s 5.*set beat_every_s to 2 or less"):
         WatchSpec.parse({"data_s": 6}, "test")
+
+
+def test_a_deadline_too_short_for_the_beats_of_very_many_ranks_is_refused() -> None:
+    spec = WatchSpec.parse({"step_s": 30}, "test")
+    spec.check_world(500)
+    with pytest.raises(Misuse, match="step_s is 30: 1000 ranks beat every 20 s.* 60 or more"):
+        spec.check_world(1000)
 
 
 def test_every_section_has_a_deadline() -> None:

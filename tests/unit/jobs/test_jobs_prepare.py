@@ -165,3 +165,12 @@ def test_collectives_less_patient_than_the_watchdog_are_refused(recipe_with) -> 
         prepare(recipe_with("compute.collective_timeout_s=600"))
     with pytest.raises(Misuse, match=r"7200, watch.step_s 9000: .* or watch.step_s lower"):
         prepare(recipe_with("watch.step_s=9000"))
+
+
+def test_a_watchdog_less_patient_than_the_beats_of_so_many_ranks_is_refused(
+    recipe_with, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "1000"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Misuse, match=r"watch\.data_s is 40: 1000 ranks .*set watch\.data_s to 60"):
+        prepare(recipe_with("watch.data_s=40"))
