@@ -5,24 +5,27 @@ it for one that runs. It keeps it over further requeues; `scontrol update JobId=
 empties it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from launch.cluster import ask, host_names, job_facts
+from launch.cluster import ANSWER_S, ask, host_names
 
 _USABLE = ("idle", "mix", "alloc", "comp", "plan")
 
 
-def others_enough(job_id: str, nodes: Collection[str]) -> bool:
-    """Return whether the job's partition has as many other nodes of the same kind as it uses.
+def others_enough(
+    facts: Mapping[str, str], nodes: Collection[str], timeout_s: float = ANSWER_S
+) -> bool:
+    """Return whether a job's partition has as many other nodes of the same kind as it uses.
+
+    `facts` are scontrol's of the job (launch.cluster.job_facts).
 
     Raises:
         NoAnswer: SLURM does not answer.
     """
-    facts = job_facts(job_id)
     need = int(facts.get("NumNodes", "1").partition("-")[0])
     partition = facts.get("Partition", "")
     command = ["sinfo", "--noheader", "--Node", "--format=%N|%T|%G|%f", f"--partition={partition}"]
-    rows = [line.strip().split("|") for line in ask(command).splitlines()]
+    rows = [line.strip().split("|") for line in ask(command, timeout_s).splitlines()]
     known = {row[0]: row[1:] for row in rows if len(row) == 4}
     kinds = [known[node][1:] for node in nodes if node in known]
     usable = [
@@ -36,13 +39,13 @@ def others_enough(job_id: str, nodes: Collection[str]) -> bool:
     return len(usable) >= need
 
 
-def with_excluded(job_id: str, nodes: Collection[str]) -> str:
+def with_excluded(facts: Mapping[str, str], nodes: Collection[str]) -> str:
     """Return these nodes and those that a job excludes already, as SLURM writes a list.
 
     Raises:
         NoAnswer: SLURM does not answer.
     """
-    listed = job_facts(job_id).get("ExcNodeList", "(null)")
+    listed = facts.get("ExcNodeList", "(null)")
     before = [] if listed == "(null)" else host_names(listed)
     return ",".join(sorted({*before, *nodes}))
 

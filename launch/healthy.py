@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from launch.cluster import NoAnswer
+from launch.cluster import NoAnswer, job_facts
 from launch.exclusion import exclude, others_enough, with_excluded
 from launch.ranks import Launcher
 from launch.stop import say
@@ -12,6 +12,8 @@ from launch.work import Job, Work
 
 ENOUGH = 0.5
 """A world of less than this part of the whole is too slow: other nodes are asked for."""
+QUICK_S = 5.0
+"""A requeue must not wait longer for SLURM's answer about other nodes: the grace runs."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,23 @@ def choose(launcher: Launcher, work: Work, strikes: Strikes, job: Job) -> Choice
 def are_replaceable(job: Job, nodes: Collection[str]) -> bool:
     """Return whether the cluster has enough nodes beside these; not where it does not say."""
     try:
-        return others_enough(job.id, nodes)
+        return others_enough(job_facts(job.id), nodes)
     except NoAnswer as error:
         say(str(error))
         return False
 
 
 def to_exclude(job: Job, strikes: Strikes) -> str:
-    """Return the list of nodes that a job shall come back without, empty where it may have all."""
+    """Return the list of nodes that a job shall come back without, empty where it may have all.
+
+    It is asked before the requeue, which ends this process within seconds.
+    """
     nodes = strikes.left_out()
+    if not nodes:
+        return ""
     try:
-        return with_excluded(job.id, nodes) if nodes and others_enough(job.id, nodes) else ""
+        facts = job_facts(job.id, QUICK_S)
+        return with_excluded(facts, nodes) if others_enough(facts, nodes, QUICK_S) else ""
     except NoAnswer as error:
         say(f"{', '.join(nodes)} cannot be excluded: {error}")
         return ""

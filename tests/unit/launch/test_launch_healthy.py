@@ -1,12 +1,13 @@
 """Nodes that struck twice: left out of the next attempt, or of the job's next start, or kept."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
 import pytest
 
-from launch.attempts import give_up_allocation, run_attempts
+from launch.attempts import give_up_allocation, hand_back, run_attempts
 from launch.cluster import NoAnswer
 from launch.healthy import choose, leave_behind, to_exclude
 from launch.ledger import Ledger
@@ -139,6 +140,19 @@ def test_what_the_user_excluded_stays_excluded(strikes, programs):
     assert names == "gpu1,old1,old2"
     leave_behind(JOB, names)
     assert calls.read_text().splitlines()[-1] == "update JobId=12 ExcNodeList=gpu1,old1,old2"
+
+
+def test_a_requeue_does_not_wait_for_what_slurm_says_of_other_nodes(
+    strikes, programs, monkeypatch, capsys
+):
+    monkeypatch.setattr("launch.healthy.QUICK_S", 0.3)
+    calls = programs("scontrol", "echo 'JobId=12 JobState=RUNNING NumNodes=2 Partition=gpu'")
+    programs("sinfo", "exec sleep 20")
+    begun = time.monotonic()
+    assert hand_back(JOB, strikes("gpu1")) == 75
+    assert time.monotonic() - begun < 10
+    assert calls.read_text().splitlines()[-1] == "requeue 12"
+    assert "gpu1 cannot be excluded: sinfo" in capsys.readouterr().out
 
 
 def test_without_a_node_to_leave_behind_slurm_is_not_asked(strikes, programs):
