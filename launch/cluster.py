@@ -95,10 +95,11 @@ def node_address(node: str) -> str:
     return match[1] if match else node
 
 
-def running_steps(job_id: str) -> list[str]:
+def running_steps(job_id: str, timeout_s: float = ANSWER_S) -> list[str]:
     """Return the ids of the job's steps that run, without batch and extern."""
-    lines = ask(["squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job_id}"]).split()
-    return [step for step in lines if step.rpartition(".")[2].isdigit()]
+    command = ["squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job_id}"]
+    steps = ask(command, timeout_s).split()
+    return [step for step in steps if step.rpartition(".")[2].isdigit()]
 
 
 def partition_facts(name: str) -> dict[str, str]:
@@ -113,8 +114,8 @@ def partition_facts(name: str) -> dict[str, str]:
     return chosen[0] if chosen else {}
 
 
-def configuration() -> dict[str, str]:
+def configuration(timeout_s: float = ANSWER_S) -> dict[str, str]:
     """Return the cluster's settings, as `scontrol show config` lists them."""
-    lines = ask(["scontrol", "show", "config"]).splitlines()
+    lines = ask(["scontrol", "show", "config"], timeout_s).splitlines()
     pairs = (line.partition("=") for line in lines if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}

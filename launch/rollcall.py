@@ -16,9 +16,6 @@ from launch import answer as program
 from launch.answer import MARK, Answer, Question
 from launch.cluster import tells_of_lost_node
 
-ANSWER_S = 180.0
-"""Python from a network file system may take a minute to start on a thousand cores."""
-
 
 class Absent(RuntimeError):
     """The roll call could not be held: srun failed."""
@@ -33,7 +30,7 @@ def call(
     python: Sequence[str],
     question: Question,
     num_ranks: int,
-    timeout_s: float = ANSWER_S,
+    timeout_s: float,
 ) -> list[Answer]:
     """Start the roll call with `srun` and return the answers, by rank.
 

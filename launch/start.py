@@ -1,6 +1,7 @@
 """The checks as a job begins: the roll call, what its nodes are like, the network between them.
 
-They take seconds, and no longer than the limits of their parts: what is only slow is a warning.
+They take seconds. Where ranks start slowly all else takes what is left of START_CHECKS_S (60 s);
+only the wait for ranks that do not answer is longer (ROLL_CALL_S). What is slow is a warning.
 """
 
 import os
@@ -12,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launch.answer import Node, Question, existing
-from launch.cluster import NoAnswer, configuration
+from launch.cluster import ANSWER_S, NoAnswer, configuration
+from launch.limits import limit_s
 from launch.network import network
 from launch.preflight.disk import check_speed
 from launch.preflight.findings import Findings
@@ -28,6 +30,9 @@ from pipeline.data.places import is_url
 from pipeline.spec import Misuse
 from pipeline.tracking.settings import resolve_uri
 
+SETTINGS_S = 5.0
+"""SLURM's settings are worth so much waiting, even where the time is over."""
+
 
 def check_start(launcher: SrunLauncher, target: Training) -> None:
     """Let every rank answer, print the plan, look at nodes and network, refuse what cannot work.
@@ -38,7 +43,7 @@ def check_start(launcher: SrunLauncher, target: Training) -> None:
         Absent: srun cannot start ranks.
         Failure: the URL of the shards does not answer.
     """
-    begun = time.monotonic()
+    begun, most_s = time.monotonic(), limit_s("START_CHECKS_S", os.environ)
     folder, count = target.folder.path, launcher.capacity
     python = rank_python(sys.executable, os.environ)
     with _token(folder) as token:
@@ -46,7 +51,9 @@ def check_start(launcher: SrunLauncher, target: Training) -> None:
             launcher.address, 0, str(folder), str(target.shards or ""), token,
             tuple(_servers(target)), os.environ.get("NETWORK_INTERFACE", ""),
         )  # fmt: skip
-        answers = call(launcher.srun(count), python, question, count)
+        waits_s = limit_s("ROLL_CALL_S", os.environ)
+        answers = call(launcher.srun(count), python, question, count, waits_s)
+    called_s = time.monotonic() - begun
     say(f"{summary(answers, count)}; run folder {folder}")
     print(target.plan_text(), flush=True)
     target.check_data()
@@ -55,9 +62,16 @@ def check_start(launcher: SrunLauncher, target: Training) -> None:
     nodes = {answer.host: Node(**answer.node) for answer in answers if answer.node}
     found = Findings()
     check_nodes(nodes, target, (count, launcher.ranks_per_node), found)
-    _check_settings(found)
+    if called_s > most_s:
+        found.warnings.append(
+            f"start    ranks took {called_s:.0f} s to answer: a Python on the nodes' own disks or "
+            "in a container starts sooner"
+        )
+    _check_settings(found, max(SETTINGS_S, begun + most_s - time.monotonic()))
     first = next((node.interface for node in list(nodes.values())[1:]), "")
-    measured, doubtful = network(launcher, python, os.environ, first)
+    measured, doubtful = network(
+        launcher, python, os.environ, first, begun + most_s - time.monotonic()
+    )
     found.good += [measured] if measured else []
     found.warnings += [doubtful] if doubtful else []
     found.show(say)
@@ -108,9 +122,9 @@ def _once(warnings: Sequence[list[str]], hosts: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_settings(found: Findings) -> None:
+def _check_settings(found: Findings, most_s: float) -> None:
     try:
-        facts = configuration()
+        facts = configuration(min(most_s, ANSWER_S))
     except NoAnswer as error:
         found.warnings.append(f"slurm    {error}")
         return

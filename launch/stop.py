@@ -4,14 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from launch.limits import limit_s
 from launch.ranks import End, Step
-
-SAVE_S = 150.0
-"""Ranks may take so long to save; SLURM's signal comes 180 s before it kills (`--signal`)."""
 
 POLL_S = 0.2
 
@@ -51,7 +49,7 @@ def watch(step: Step, stop: StopRequest) -> End:
         if stop.name and deadline is None:
             say(f"{stop.name} came: the ranks save and end")
             step.forward()
-            deadline = time.monotonic() + float(os.environ.get("SAVE_S", SAVE_S))
+            deadline = time.monotonic() + limit_s("SAVE_S", os.environ)
         if deadline is not None and (stop.again or time.monotonic() > deadline):
             say("asked again: ends now" if stop.again else "the ranks did not end in time")
             step.kill()
@@ -62,5 +60,6 @@ def watch(step: Step, stop: StopRequest) -> End:
 
 
 def say(text: str) -> None:
-    """Print one line of the supervisor's own."""
-    print(f"supervise: {text}", flush=True)
+    """Print one line of the supervisor's own; a disk too full for the log ends no job."""
+    with suppress(OSError):
+        print(f"supervise: {text}", flush=True)

@@ -4,8 +4,8 @@ import os
 import shutil
 
 from launch.answer import Node, existing
+from launch.limits import limit_s
 from launch.preflight.findings import Findings
-from launch.stop import SAVE_S
 from launch.target import Training
 from pipeline.jobs.prepare import num_classes
 from pipeline.models.count import model_params
@@ -54,10 +54,10 @@ def check_speed(target: Training, node: Node, host: str, found: Findings) -> Non
         f"{node.write_mb_s:.0f} MB/s written and synced, a rename in {node.rename_ms:.0f} ms: "
         f"{seconds:.1f} s for a checkpoint in {where}"
     )
-    limit_s = float(os.environ.get("SAVE_S", SAVE_S))
-    if seconds > limit_s:
+    most_s = limit_s("SAVE_S", os.environ)
+    if seconds > most_s:
         found.warnings.append(
-            f"disk     {text}, but ranks get {limit_s:.0f} s to save (SAVE_S in slurm/site.env): "
+            f"disk     {text}, but ranks get {most_s:.0f} s to save (SAVE_S in slurm/site.env): "
             "choose a faster runs=, or raise SAVE_S and --signal=B:USR2@ of the script together"
         )
     else:

@@ -240,7 +240,7 @@ def two_nodes(programs):
 def test_the_network_is_measured_between_the_nodes(two_nodes, programs, rate, word):
     line = f'all-reduce {{"rank": 0, "backend": "gloo", "mb_s": {rate}, "num_bytes": 16777216}}'
     calls = programs("srun", f"echo '0: {line}'")
-    good, bad = network(two_nodes, ["python"], {"NETWORK_INTERFACE": "ib0"}, "eth0")
+    good, bad = network(two_nodes, ["python"], {"NETWORK_INTERFACE": "ib0"}, "eth0", 60)
     assert word in good + bad and bool(bad) is (rate < 100) and "2 nodes over ib0" in good + bad
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1" in calls.read_text()
     assert calls.read_text().split("--label ")[1].startswith("python -m launch.allreduce 45")
@@ -248,15 +248,24 @@ def test_the_network_is_measured_between_the_nodes(two_nodes, programs, rate, wo
 
 def test_a_network_that_does_not_work_names_interface_and_remedy(two_nodes, programs):
     programs("srun", "echo 'RuntimeError: Gloo connectFullMesh failed' >&2; exit 1")
-    good, bad = network(two_nodes, ["python"], {}, "eth0")
+    good, bad = network(two_nodes, ["python"], {}, "eth0", 60)
     assert not good and "over eth0: RuntimeError: Gloo" in bad and "NETWORK_INTERFACE" in bad
 
 
 def test_a_network_that_hangs_is_given_up_in_time(two_nodes, programs):
     programs("srun", "exec sleep 30")
-    _, bad = network(two_nodes, ["python"], {"NETWORK_TEST_S": "1"}, "")
+    _, bad = network(two_nodes, ["python"], {"NETWORK_TEST_S": "1"}, "", 60)
     assert "not done in 1 s" in bad
-    assert network(two_nodes, ["python"], {"NETWORK_TEST_S": "0"}, "") == ("", "")
+    assert network(two_nodes, ["python"], {"NETWORK_TEST_S": "0"}, "", 60) == ("", "")
+
+
+def test_the_network_gets_what_the_other_checks_left_of_their_time(two_nodes, programs):
+    calls = programs("srun", "exit 1")
+    network(two_nodes, ["python"], {}, "", 20.4)
+    assert calls.read_text().strip().endswith("python -m launch.allreduce 20")
+    calls.unlink()
+    assert "not measured: the other checks" in network(two_nodes, ["python"], {}, "", 3)[1]
+    assert not calls.exists()
 
 
 def training_manifest(target, shards):

@@ -42,7 +42,7 @@ def test_a_rank_names_what_it_lacks(shards, tmp_path):
 def test_no_folder_is_looked_for_where_shards_come_from_a_url(door, tmp_path, tasks):
     question = Question("127.0.0.1", door, str(tmp_path))
     assert look(3, "gpu1", question) == Answer(3, "gpu1")
-    assert problems(call(tasks(2), [sys.executable], question, 2), 2) == []
+    assert problems(call(tasks(2), [sys.executable], question, 2, 60), 2) == []
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def tasks(tmp_path):
 
 
 def test_all_ranks_answer_over_srun(tasks, question):
-    answers = call(tasks(4), [sys.executable], question, 4)
+    answers = call(tasks(4), [sys.executable], question, 4, 60)
     assert [(a.rank, a.host) for a in answers] == [
         (0, "node0"), (1, "node0"), (2, "node1"), (3, "node1")
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def test_all_ranks_answer_over_srun(tasks, question):
 
 
 def test_a_rank_that_does_not_answer_is_named(tasks, question):
-    answers = call(tasks(6, 2, 4, 5), [sys.executable], question, 6)
+    answers = call(tasks(6, 2, 4, 5), [sys.executable], question, 6, 60)
     assert problems(answers, 6) == ["rank 2, 4-5 of 6 did not answer"]
 
 
@@ -92,14 +92,14 @@ def test_silence_ends_after_its_time_and_says_who_was_heard(tasks, question):
 def test_an_srun_that_fails_is_quoted(tasks, question):
     srun = tasks(0, then="echo 'srun: error: Invalid node name' >&2; exit 1")
     with pytest.raises(Absent, match="srun ended with 1: srun: error: Invalid node name") as error:
-        call(srun, [sys.executable], question, 1)
+        call(srun, [sys.executable], question, 1, 60)
     assert not isinstance(error.value, LostRanks), "another node would not help"
 
 
 def test_an_srun_that_cannot_reach_a_node_asks_for_other_nodes(tasks, question):
     said = "srun: error: Task launch for StepId=1.0 failed on node n2: Communication failure"
     with pytest.raises(LostRanks, match="failed on node n2"):
-        call(tasks(0, then=f"echo '{said}' >&2; exit 1"), [sys.executable], question, 0)
+        call(tasks(0, then=f"echo '{said}' >&2; exit 1"), [sys.executable], question, 0, 60)
 
 
 def test_ranks_with_the_same_trouble_share_a_line():
