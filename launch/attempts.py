@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from launch.blame import Places, blamed
 from launch.cluster import NoAnswer, requeue
-from launch.decide import Action, Verdict, decide, status_of
+from launch.decide import MAX_INTERRUPTIONS, Action, Verdict, decide, status_of
 from launch.healthy import choose, leave_behind, to_exclude
 from launch.ledger import Attempt, Ledger
 from launch.ranks import End, Launcher
@@ -20,7 +20,7 @@ from launch.work import Job, Work
 from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, RunFolder
 from pipeline.run.hang import hang_text
 
-REQUEUE_TRIES, RETRY_S = 3, 5.0
+TRIES, RETRY_S = 3, 5.0
 """A controller may be busy; the signal's lead of 180 s leaves room for a second word."""
 
 
@@ -35,9 +35,7 @@ def run_attempts(launcher: Launcher, work: Work, job: Job, stop: StopRequest) ->
             status = _attempt(place.launcher, place.work, ledger, job, stop)
             attempts = ledger.attempts(job.id)
         except OSError as error:
-            where = work.folder.path
-            say(f"FAILED: {where}: cannot be written: {error}; make room or give rights there")
-            return FAILED
+            return disk_refuses(work.folder, error, job, stop)
         verdict = decide(status, attempts)
         _tell(verdict, attempts, strikes)
         if verdict.action is Action.EXIT:
@@ -67,13 +65,16 @@ def give_up_allocation(
 
 
 def run_single(launcher: Launcher, command: Sequence[str], job: Job, stop: StopRequest) -> int:
-    """Run a job of one process that keeps no outcome file: its exit code tells."""
+    """Run a job of one process that keeps no outcome file: its exit code tells.
+
+    Where its node is lost it goes back into the queue, as often as a training without progress.
+    """
     if stop.name:
         return hand_back(job)
     end = watch(launcher.start(command, 1, 0), stop)
     if end.code in (DONE, MISUSE):
         return end.code
-    if end.code == SAVED or stop.name:
+    if end.code == SAVED or stop.name or (end.lost and job.restart < MAX_INTERRUPTIONS):
         return hand_back(job)
     say(f"FAILED: {end.note}")
     return FAILED
@@ -144,6 +145,13 @@ def _tell(verdict: Verdict, attempts: Sequence[Attempt], strikes: Strikes) -> No
         say(f"  {attempt.describe()}")
 
 
+def disk_refuses(folder: RunFolder, error: OSError, job: Job, stop: StopRequest) -> int:
+    """Tell of files that could not be written; a job that has to stop comes back all the same."""
+    what = f"{error.filename or folder.path}: {error.strerror or error}; make room or give rights"
+    say(f"{'not recorded' if stop.name else 'FAILED'}: {what} there")
+    return hand_back(job) if stop.name else FAILED
+
+
 def hand_back(job: Job, strikes: Strikes | None = None) -> int:
     """Give the job back to the queue; without SLURM the caller runs the command again."""
     if not job.in_slurm:
@@ -151,7 +159,7 @@ def hand_back(job: Job, strikes: Strikes | None = None) -> int:
         return SAVED
     error = ""
     left_out = to_exclude(job, strikes) if strikes is not None else ""
-    for tries in range(REQUEUE_TRIES):
+    for tries in range(TRIES):
         try:
             time.sleep(RETRY_S if tries else 0)
             requeue(job.id, say)

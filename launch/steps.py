@@ -32,6 +32,9 @@ from pipeline.spec import Misuse
 CLEAR_S = 60.0
 """A killed step is gone after KillWait (30 s by default) at the latest; then it is an error."""
 
+KILL_S = 5.0
+"""A word to SLURM may take so long where a job's last seconds run."""
+
 _SAYS = "srun: error: "
 _TASK = re.compile(r": tasks? [\d,-]+: (.*)")
 _EXITED = "Exited with exit code"
@@ -82,6 +85,7 @@ class SrunStep:
         self._process = process
         self._job = job
         self._errors: list[str] = []
+        self._given_up = False
         self._relay = threading.Thread(target=self._pass_on, name="srun-stderr", daemon=True)
         self._relay.start()
 
@@ -90,7 +94,7 @@ class SrunStep:
         if code is None:
             return None
         self._relay.join(timeout=5.0)
-        if code:
+        if code and not self._given_up:
             try:
                 clear_steps(self._job)
             except NoAnswer as error:  # the next srun waits for its places itself
@@ -110,8 +114,14 @@ class SrunStep:
             self._process.send_signal(signal.SIGUSR2)  # srun hands it to all tasks
 
     def kill(self) -> None:
+        """End the ranks without waiting for them: no step follows, and a requeue ends what hangs.
+
+        A process that waits for dead storage outlives any signal, and the job's time with it.
+        """
+        self._given_up = True
         with suppress(NoAnswer):
-            clear_steps(self._job)
+            for step in running_steps(self._job, KILL_S):
+                ask(["scancel", "--signal=KILL", step], KILL_S)
         self._process.kill()
 
     def _pass_on(self) -> None:
@@ -119,8 +129,9 @@ class SrunStep:
         assert self._process.stderr is not None
         rest = b""
         while chunk := os.read(self._process.stderr.fileno(), 65536):
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
+            with suppress(OSError):  # a log that is full must not block the ranks behind the pipe
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
             *lines, rest = (rest + chunk).split(b"\n")
             texts = (line.decode(errors="replace") for line in lines)
             self._errors += [text.removeprefix(_SAYS) for text in texts if text.startswith(_SAYS)]

@@ -11,6 +11,7 @@ import pytest
 from launch.attempts import Job, Work, give_up_allocation, run_attempts, run_single
 from launch.ledger import Ledger
 from launch.local import LocalLauncher
+from launch.ranks import End
 from launch.stop import StopRequest, stop_requests, watch
 from pipeline.run.folder import RunFolder
 from tests.unit.data.faulty_server import Fault, serving
@@ -140,6 +141,47 @@ def test_a_folder_that_cannot_be_written_ends_with_its_name(attempt, folder, cap
     folder.path.write_text("in the way")
     assert attempt(3) == 1
     assert str(folder.path) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("wish", "code", "told"), [("", 1, "FAILED: "), ("USR2", 75, "not rec")])
+def test_a_full_disk_keeps_no_job_from_its_requeue(
+    programs, rank_program, folder, monkeypatch, capsys, wish, code, told
+):
+    calls = programs("scontrol", "echo 'JobId=12 JobState=RUNNING'")
+    stop = StopRequest()
+
+    def full(*_: object) -> None:
+        stop.name = wish
+        raise OSError(28, "No space left on device", str(folder.path / "attempts"))
+
+    monkeypatch.setattr(Ledger, "end", full)
+    work = Work([*rank_program, str(folder.path), "2"], 1, folder)
+    job = Job("12", 0, in_slurm=True)
+    assert run_attempts(LocalLauncher(1, "here"), work, job, stop) == code
+    assert f"{told}" in (out := capsys.readouterr().out) and "No space left on device; make" in out
+    assert (calls.exists() and "requeue 12" in calls.read_text()) is bool(wish)
+
+
+def test_a_log_that_is_full_ends_no_supervisor():
+    code = "from launch.stop import say; import os; say('one'); say('two'); os._exit(75)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stdout=full).returncode == 75
+
+
+@pytest.mark.parametrize(("restart", "lost", "code"), [(0, True, 75), (10, True, 1), (0, False, 1)])
+def test_a_job_of_one_process_whose_node_is_lost_comes_back(
+    programs, monkeypatch, restart, lost, code
+):
+    calls = programs("scontrol", "echo 'JobId=12 JobState=RUNNING'")
+
+    class Lost:
+        def poll(self) -> End:
+            return End(1, "Node failure on gpu1", died=False, lost=lost)
+
+    launcher = LocalLauncher(1, "x")
+    monkeypatch.setattr(launcher, "start", lambda *_: Lost())
+    assert run_single(launcher, ["true"], Job("12", restart, True), StopRequest()) == code
+    assert calls.exists() is (code == 75)
 
 
 def test_ranks_that_do_not_save_are_ended_after_the_deadline(rank_program, folder, monkeypatch):

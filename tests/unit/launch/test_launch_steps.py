@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -104,6 +106,38 @@ def test_a_step_that_does_not_end_is_an_error(programs, monkeypatch):
     programs("scancel", "true")
     with pytest.raises(NoAnswer, match=r"step 12\.3 did not end"):
         clear_steps("12")
+
+
+def test_ranks_that_no_signal_ends_do_not_keep_a_job_from_its_requeue(launcher, programs):
+    """As processes that wait for dead storage: their step stays in squeue."""
+    programs("srun", "exec sleep 60")
+    programs("squeue", "echo 12.3")
+    killed = programs("scancel", "true")
+    step = launcher.start(["true"], 32, 0)
+    begun = time.monotonic()
+    step.kill()
+    while step.poll() is None:
+        time.sleep(0.02)
+    assert time.monotonic() - begun < 10
+    assert killed.read_text() == "--signal=KILL 12.3\n"
+
+
+def test_a_full_log_blocks_no_rank(launcher, programs, monkeypatch):
+    """What srun says is more than a pipe holds, and the disk takes none of it."""
+    monkeypatch.setattr(steps, "clear_steps", lambda job: None)
+    last = "srun: error: gpu2: task 9: Killed"
+    programs("srun", f"(head -c 300000 /dev/zero; echo; echo '{last}') >&2; exit 9")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        step = launcher.start(["true"], 32, 0)
+        deadline = time.monotonic() + 20
+        while (end := step.poll()) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert end.killed
 
 
 @pytest.mark.parametrize(
