@@ -6,8 +6,9 @@
                                manifest.json    size and sha256 of each file, written last
                 LATEST                          the newest committed one
 
-A checkpoint is written into `step-N.tmp`, synced, sealed by its manifest, and renamed. Reading
-takes the newest one whose files match its manifest and says which were passed over.
+A checkpoint is written into `step-N.WRITER.tmp`, synced, sealed by its manifest, and renamed: a
+writer that comes back from the dead has a folder of its own. Reading takes the newest one whose
+files match its manifest and says which were passed over.
 """
 
 import hashlib
@@ -41,18 +42,23 @@ class Store:
     """The checkpoints of one run; `fence` raises where this process may not write any more.
 
     `papers` go into every checkpoint: JSON by file name, as the label space that its head means.
+    `writer` is the token of the lease, which no other writer of the run has.
     """
 
     folder: Path
     keep: int
     fence: Callable[[], None]
     papers: Mapping[str, Any] = field(default_factory=dict)
+    writer: int = 0
 
     def prepare(self) -> None:
-        """Make the folder and clear what a killed writer left behind."""
+        """Make the folder and clear what killed writers left behind.
+
+        One that still lives may write into its folder meanwhile; the next writer clears that.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("step-*.tmp"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def commit(self, state: TrainState, facts: dict[str, Any]) -> Path:
         """Write `state` (on the host) as the newest checkpoint; a no-op where it is there.
@@ -66,7 +72,7 @@ class Store:
         if _damage(final) is None:
             self._point_to(final)
             return final
-        temporary = final.with_suffix(".tmp")
+        temporary = final.with_name(f"{final.name}.{self.writer}.tmp")
         try:
             self._write(temporary, state, facts)
             self.fence()

@@ -59,7 +59,7 @@ def run_training(
         stack.push(progress.leave)
         model = first_weights(recipe, prepared.manifest, world)
         stepper = build_stepper(recipe, prepared.manifest.num_classes, world, model)
-        store = _store(prepared, _fence(lease, progress))
+        store = _store(prepared, lease, _fence(lease, progress))
         state = _first_state(store, stepper, world, progress)
         scoring = Scoring(prepared, world, stepper, progress)
         if state.step < prepared.plan.total_steps:
@@ -135,10 +135,11 @@ def _pace(recipe: Recipe, world: World, progress: Progress) -> Pace | None:
     return Pace(world, recipe.watch.pace_every_steps, progress.pace, meets)
 
 
-def _store(prepared: Prepared, fence: Callable[[], None]) -> Store:
+def _store(prepared: Prepared, lease: Lease | None, fence: Callable[[], None]) -> Store:
     recipe = prepared.recipe
     papers = {LABELS: prepared.manifest.labels.model_dump(mode="json")}
-    return Store(recipe.folder.checkpoints, recipe.checkpoint.keep, fence, papers)
+    writer = lease.token if lease is not None else 0
+    return Store(recipe.folder.checkpoints, recipe.checkpoint.keep, fence, papers, writer)
 
 
 def _fence(lease: Lease | None, progress: Progress) -> Callable[[], None]:
