@@ -6,8 +6,6 @@ agreed loss has been read, so nothing here ever waits for the device. The first 
 left out, as it compiles and fills the loader's pipe.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -15,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from pipeline.parallel.world import World
+from pipeline.run.host import node_name
 from pipeline.run.pace import PaceTable, RankPace, Slowest, Verdicts, slowest
 
 HOST_BYTES = 64
@@ -99,9 +98,8 @@ class Pace:
 
 def share_hosts(world: World) -> list[str]:
     """Return the host name of each rank; a collective."""
-    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     letters = torch.zeros(world.size, HOST_BYTES, dtype=torch.uint8)
-    own = name.encode()[:HOST_BYTES]
+    own = node_name().encode()[:HOST_BYTES]
     letters[world.rank, : len(own)] = torch.tensor(list(own), dtype=torch.uint8)
     world.sum(letters)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in letters.tolist()]

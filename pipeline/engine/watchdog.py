@@ -10,7 +10,6 @@ interpreter's own, which needs no lock, dumps the stacks and ends the process a 
 
 import faulthandler
 import os
-import socket
 import sys
 import threading
 import time
@@ -43,6 +42,7 @@ from pipeline.run.hang import (
     where,
     without_stacks,
 )
+from pipeline.run.host import node_name
 from pipeline.run.place import OwnPlace, right_now
 
 MARGIN_S = 3.0
@@ -104,7 +104,7 @@ class Watchdog:
         """Tells how many collectives this rank has started."""
         self._folder, self._attempt, self._rank, self._world = folder, attempt, rank, world
         self._spec, self._leave = spec, leave
-        self._host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        self._host = node_name()
         self._interval_s = beat_interval_s(spec.beat_every_s, world)
         self._old = read_hang(folder, attempt)  # of a process that had the same number before
         path = stacks_file(folder, attempt, rank)

@@ -12,13 +12,13 @@ runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is re
 """
 
 import os
-import socket
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pipeline.run.files import read_json, write_json
+from pipeline.run.host import node_name
 
 DONE, FAILED, MISUSE, SAVED = 0, 1, 2, 75
 """Exit codes: done; failed; wrong use; saved and wants to be run again (EX_TEMPFAIL)."""
@@ -95,7 +95,7 @@ class RunFolder:
         path = self.outcome_file(attempt).with_suffix(".cause.json")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            host = host or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+            host = host or node_name()
             write_json(path, {"reason": reason, "host": host, "time_s": time.time()})
 
     def read_rank_error(self, attempt: int) -> str:

@@ -18,12 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pipeline.run.files import read_json, write_json
+from pipeline.run.host import start_time
 from pipeline.spec import Failure
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
+GUARD_S = 10.0
+"""Nobody looks at the lease for so long: one guard that stays was left by a dead process."""
 
 
 class LeaseHeld(Failure):
@@ -36,6 +40,7 @@ class Lease:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._closed = threading.Event()
+        self._owner = uuid4().hex
         with _exclusive(path):
             held = read_json(path)
             if isinstance(held, dict) and not _is_free(path, held):
@@ -53,8 +58,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseHeld where somebody else took the lease."""
-        held = read_json(self._path)
-        if not isinstance(held, dict) or held["token"] != self.token:
+        held, own = read_json(self._path), (self.token, self._owner)
+        if not isinstance(held, dict) or (held.get("token"), held.get("owner")) != own:
             raise LeaseHeld(f"{self._path}: another job took this run over; this one must stop")
 
     def release(self) -> None:
@@ -82,9 +87,10 @@ class Lease:
             {
                 "token": self.token,
                 "job": os.environ.get("SLURM_JOB_ID", ""),
+                "owner": self._owner,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "start": _start_time(os.getpid()),
+                "start": start_time(os.getpid()),
                 "heartbeat_s": time.time(),
                 "released": released,
             },
@@ -115,7 +121,7 @@ def holder(path: Path) -> Holder | None:
         return None
     age_s = time.time() - _alive_s(path, held)
     here = held["host"] == socket.gethostname()
-    gone = here and _start_time(held["pid"]) != held["start"]
+    gone = here and start_time(held["pid"]) != held["start"]
     lives = not held["released"] and age_s <= STALE_S and not gone
     return Holder(held["job"], held["host"], int(held["pid"]), age_s, lives)
 
@@ -138,16 +144,15 @@ def _is_free(path: Path, held: dict[str, Any]) -> bool:
     if job and held["job"] == job:
         return True  # an earlier attempt of this job; the supervisor runs one at a time
     here = held["host"] == socket.gethostname()
-    return here and _start_time(held["pid"]) != held["start"]
+    return here and start_time(held["pid"]) != held["start"]
 
 
-def _start_time(pid: int) -> str:
-    """Return the kernel's start time of a process, empty where it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 @contextlib.contextmanager
@@ -155,15 +160,16 @@ def _exclusive(path: Path) -> Iterator[None]:
     """Let one process at a time look at the lease and take it."""
     guard = path.with_name(path.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + 10.0
+    seen, deadline = None, 0.0
     while True:
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
-            if time.monotonic() > deadline:  # its maker died between these lines
-                with contextlib.suppress(FileNotFoundError):
-                    guard.unlink()
+            if (now := _identity(guard)) != seen:  # somebody else's turn
+                seen, deadline = now, time.monotonic() + GUARD_S
+            elif time.monotonic() > deadline:  # its maker died between these lines
+                guard.unlink(missing_ok=True)
             time.sleep(0.05)
     try:
         yield

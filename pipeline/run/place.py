@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.run.beats import Beat, Section
 from pipeline.run.folder import RunFolder
+from pipeline.run.host import process_state
 
 _SIZE = 64
 
@@ -43,9 +44,9 @@ def right_now(folder: RunFolder, beat: Beat) -> Beat:
 
 def state_of(folder: RunFolder, beat: Beat) -> str:
     """Return the kernel's letter for a rank's process, empty where it is not to be seen here."""
-    with suppress(OSError, IndexError):
+    with suppress(OSError):
         if _memory_of(folder, beat) is not None:
-            return Path(f"/proc/{beat.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return process_state(beat.pid)
     return ""
 
 

@@ -142,6 +142,40 @@ def test_a_zombie_that_thaws_within_its_heartbeat_takes_nothing_back(
     heir.release()
 
 
+def test_two_that_break_one_guard_do_not_both_hold_the_run(path: Path) -> None:
+    """The token alone would not tell them apart: both raised the same one."""
+    first = Lease(path)
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps({**held, "owner": "another"}))
+    with pytest.raises(LeaseHeld, match="took this run over"):
+        first.check()
+    path.write_text(json.dumps(held))
+    first.check()
+    first.release()
+
+
+def test_a_guard_that_changes_hands_is_not_broken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the waiting takes: each of those before had its own."""
+    guard = path.with_name("lease.json.lock")
+    guard.parent.mkdir(parents=True)
+    guard.touch()
+    turns: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        turns.append(guard.stat().st_ino)
+        guard.rename(guard.with_name(f"held-{len(turns)}"))
+        if len(turns) < 5:
+            guard.touch()
+
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(lease_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(lease_module.time, "sleep", sleep)
+    Lease(path).release()
+    assert len(set(turns)) == 5
+
+
 def test_a_guard_left_by_a_dead_process_does_not_block_for_ever(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
