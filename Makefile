@@ -15,7 +15,7 @@ export PIP_DEFAULT_TIMEOUT ?= 60
 # One thread for each process: the tests start several ranks on a few cores.
 test unit slurm soak: export OMP_NUM_THREADS := 1
 
-.PHONY: help env demo test lint format types imports unit slurm soak lock clean fuzz
+.PHONY: help env demo test lint format types imports unit slurm soak points lock clean fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,10 @@ slurm: env ## the tests on the SLURM testbed only (root; slurm-wlm and munge ins
 
 soak: env ## an hour of faults at a training on the testbed, compared with peace (SOAK_ARGS=...)
 	@$(BIN)/python -m tests.soak --minutes 60 --mtbf-s 60 --nodes 3 $(SOAK_ARGS)
+
+points: export OMP_NUM_THREADS := 1
+points: env ## trainings interrupted at 80 random points, compared with peace (POINTS_ARGS=...)
+	@$(BIN)/python -m tests.soak.points $(POINTS_ARGS)
 
 fuzz: env ## fuzz the extension: decoder, then operations (clang; FUZZ_S=60 seconds each)
 	@tests/fuzz/run.sh crop $(or $(FUZZ_S),60)

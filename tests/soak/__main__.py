@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from pipeline.run.clock import duration
-from tests.soak.cluster import REPO
+from tests.soak.cluster import REPO, NoCluster
 from tests.soak.soak import Outcome, Soak
 from tests.soak.storm import Manners, endless
 from tests.soak.training import make_data, quiet_steps_per_s, sized
@@ -48,7 +48,11 @@ def main(arguments: list[str]) -> int:
     rng = random.Random(options.seed)
     num_written = max(2, round(seconds / options.mtbf_s / 10) * 2)
     soak = Soak(training, out / "quiet", options.nodes, rng, num_written)
-    outcome = soak.run(endless(rng, options.mtbf_s), seconds, MANNERS)
+    try:
+        outcome = soak.run(endless(rng, options.mtbf_s), seconds, MANNERS)
+    except NoCluster as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 2
     _print(outcome)
     return 1 if outcome.problems else 0
 

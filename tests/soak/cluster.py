@@ -24,6 +24,10 @@ class Refused(RuntimeError):
     """A SLURM command failed; the storm goes on without it."""
 
 
+class NoCluster(RuntimeError):
+    """The testbed cannot be brought up here."""
+
+
 @dataclass
 class Cluster:
     """A testbed in `folder`; `down_nodes` are those that were killed and are not back yet."""
@@ -108,14 +112,18 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(num_nodes: int) -> Iterator[Cluster]:
-    """A testbed of `num_nodes` nodes; it ends with all its jobs."""
+    """A testbed of `num_nodes` nodes; it ends with all its jobs.
+
+    Raises:
+        NoCluster: it does not come up; it has said why.
+    """
     base = Path(tempfile.mkdtemp(prefix="soak-"))
     script, found = REPO / "slurm" / "testbed", Cluster(base / "bed")
     try:
         options = ("--nodes", str(num_nodes), "--gpus", "0", "--cpus", "4")
-        subprocess.run(
-            [script, "up", "--dir", found.folder, *options], check=True, timeout=120, env=found.env
-        )
+        up = [script, "up", "--dir", found.folder, *options]
+        if code := subprocess.run(up, timeout=120, env=found.env).returncode:
+            raise NoCluster(f"slurm/testbed up ended with {code}; what it says above is to be done")
         yield found
     finally:
         subprocess.run([script, "down", "--dir", found.folder], timeout=120, env=found.env)

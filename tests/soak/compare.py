@@ -1,5 +1,6 @@
 """Whether a training in the storm is the one in peace: weights, sample ids, points in MLflow."""
 
+import filecmp
 import json
 import subprocess
 import sys
@@ -18,12 +19,32 @@ EXPERIMENT = "demo"
 
 def differences(quiet: RunFolder, storm: RunFolder, last: str, ids: tuple[Path, Path]) -> list[str]:
     """Name what differs between the runs' final states, and between the ids of their steps."""
-    found = []
-    if not (storm.path / last / "manifest.json").is_file():
-        return [f"{storm.path / last} is missing"]
-    if not equal(read(quiet.path / last), read(storm.path / last)):
-        found.append(f"the final states differ: {quiet.path / last}, {storm.path / last}")
+    a, b = quiet.path / last, storm.path / last
+    if not (b / "manifest.json").is_file():
+        return [f"{b} is missing"]
+    found = [f"{name} has other bytes in {a} and {b}" for name in different_files(a, b)]
+    if not equal(read(a), read(b)):
+        found.append(f"the final states differ: {a}, {b}")
+    if found and (step := first_other_loss(quiet, storm)):
+        found.append(f"the first step with another loss is {step}")
     return found + different_ids(*map(ids_by_step, ids))
+
+
+def different_files(a: Path, b: Path) -> list[str]:
+    """Name the files of tensors (weights, buffers, average, slots) that differ in any byte."""
+    names = {path.name for folder in (a, b) for path in folder.glob("*.safetensors")}
+    assert names, f"{a} and {b} hold no tensors"
+    same, *_ = filecmp.cmpfiles(a, b, names, shallow=False)
+    return sorted(names - set(same))
+
+
+def first_other_loss(quiet: RunFolder, storm: RunFolder) -> int | None:
+    """Return the first step whose loss is not the quiet run's; None where all are the same."""
+    a, b = (
+        {point.step: point.value for point in history(run.spool).get("train/loss", [])}
+        for run in (quiet, storm)
+    )
+    return min((step for step in a.keys() | b.keys() if a.get(step) != b.get(step)), default=None)
 
 
 def ids_by_step(folder: Path) -> Ids:

@@ -51,9 +51,9 @@ class Soak:
         with cluster(self.num_nodes) as bed:
             try:
                 server.serve()
-                job = training.submit(bed, NAME, server.uri, written)
+                job = training.submit(bed, NAME, f"tracking.uri={server.uri}", faults=written)
                 say(f"job {job}; log {training.base}/{NAME}.log; planned {written}")
-                target = Target(bed, server, training, NAME, job, self.rng)
+                target = Target(bed, training, NAME, job, self.rng, server)
                 course = rage(target, throws, seconds, manners, say)
                 server.wait()
                 return Outcome(course, self._problems(course, twin, server))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from launch.ledger import Ledger
-from tests.soak.cluster import ENDED, Refused
+from tests.soak.cluster import ENDED
 from tests.soak.throws import HARMLESS, KINDS, NoTarget, Target, throw
 from tests.soak.training import step_seconds
 
@@ -82,7 +82,7 @@ def rage(
     due = began + (coming.gap_s if coming else 0.0)
     in_vain, seen, is_held = 0, folder.latest_step(), False
     wanted = manners.apart_steps or seen
-    while (facts := _facts(target))["JobState"] not in ENDED:
+    while (facts := target.facts())["JobState"] not in ENDED:
         now = time.monotonic()
         if now > began + until_s + AFTERMATH_S:
             raise TimeoutError(f"job {target.job} does not end: {facts}")
@@ -118,16 +118,6 @@ def _throw(
     course.thrown[coming.kind] += 1
     say(f"{what} (newest checkpoint: {max(step, 0)})")
     return True
-
-
-def _facts(target: Target) -> dict[str, str]:
-    """Ask for the job's facts; a controller that is busy is asked again."""
-    for _ in range(5):
-        try:
-            return target.cluster.facts(target.job)
-        except Refused:
-            time.sleep(1.0)
-    return target.cluster.facts(target.job)
 
 
 def _weigh(course: Course, target: Target, facts: dict[str, str], wall_s: float) -> Course:

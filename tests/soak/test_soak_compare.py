@@ -6,10 +6,20 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.run import faults
+from pipeline.run.folder import RunFolder
 from pipeline.tracking.events import Point
-from tests.soak.compare import different_ids, different_series, ids_by_step
+from pipeline.tracking.spool import Spool
+from tests.soak.compare import (
+    different_files,
+    different_ids,
+    different_series,
+    first_other_loss,
+    ids_by_step,
+)
 from tests.soak.storm import endless
 from tests.soak.throws import KINDS, written_faults
 
@@ -24,6 +34,29 @@ def test_ids_of_all_attempts_are_compared(tmp_path: Path) -> None:
     first, last = different_ids(peace, ids_by_step(tmp_path))
     assert "step 0, micro-batch 1" in first and last == "1 micro-batches had other samples"
     assert different_ids(peace, {(0, 0): {(1, 2)}}), "a step that nobody was shown"
+
+
+def test_a_bit_that_differs_is_seen_where_the_values_are_equal(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder, zero in zip(folders, (0.0, -0.0), strict=True):
+        folder.mkdir()
+        save_file({"x": torch.tensor([zero])}, folder / "weights.safetensors")
+        save_file({"x": torch.tensor([1.0])}, folder / "slots.safetensors")
+    assert different_files(*folders) == ["weights.safetensors"]
+    (folders[0] / "ema.safetensors").touch()
+    assert different_files(*folders) == ["ema.safetensors", "weights.safetensors"]
+    assert not different_files(folders[0], folders[0])
+
+
+def test_the_first_step_with_another_loss_is_named(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / name) for name in "ab"]
+    for run, third in zip(runs, (0.25, 0.125), strict=True):
+        spool = Spool(run.spool)
+        for step, loss in enumerate((1.0, 0.5, third, third), start=1):
+            spool.metrics(step, {"train/loss": loss})
+        spool.close()
+    assert first_other_loss(*runs) == 3
+    assert first_other_loss(runs[0], runs[0]) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.mlflow_server import Server
 from tests.soak.cluster import Cluster, Refused
-from tests.soak.training import RANKS, Training
+from tests.soak.training import NODES, Training
 
 NODE_AWAY_S = (20.0, 45.0)
 """SLURM takes a node for lost after 15 s in a testbed; a machine takes longer to start again."""
@@ -26,12 +26,21 @@ class Target:
     """What is thrown at, and what has to be mended when."""
 
     cluster: Cluster
-    server: Server
     training: Training
     name: str
     job: str
     rng: random.Random
+    server: Server | None = None
     mends: list[tuple[float, str, Callable[[], None]]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, str]:
+        """Ask for the job's facts; a controller that is busy is asked again."""
+        for _ in range(5):
+            try:
+                return self.cluster.facts(self.job)
+            except Refused:
+                time.sleep(1.0)
+        return self.cluster.facts(self.job)
 
     def mend(self, everything: bool = False) -> list[str]:
         """Repair what is due; returns what was repaired."""
@@ -75,7 +84,7 @@ class Target:
 
 def _signal_rank(number: signal.Signals) -> Callable[[Target], str]:
     def throw(target: Target) -> str:
-        rank = target.rng.randrange(RANKS)
+        rank = target.rng.randrange(target.training.ranks)
         os.kill(target.rank_pid(rank), number)
         return f"{number.name} to rank {rank}"
 
@@ -97,7 +106,7 @@ def _requeue(target: Target) -> str:
 def _preempt(target: Target) -> str:
     _running(target)
     urgent = target.cluster.ask(
-        *("sbatch", "--parsable", "--partition=high", "--exclusive", "--nodes=2"),
+        *("sbatch", "--parsable", "--partition=high", "--exclusive", f"--nodes={NODES}"),
         *("--output=/dev/null", "--time=2", "--wrap=sleep 2"),
     )
     return f"preempted by job {urgent}"
@@ -114,16 +123,16 @@ def _lose_node(target: Target) -> str:
 
 
 def _kill_server(target: Target) -> str:
-    _server_up(target)
-    target.server.kill()
-    back = target.later(SERVER_AWAY_S, "MLflow is started again", target.server.go_on)
+    server = _server_up(target)
+    server.kill()
+    back = target.later(SERVER_AWAY_S, "MLflow is started again", server.go_on)
     return f"MLflow is killed, back in {back:.0f} s"
 
 
 def _stop_server(target: Target) -> str:
-    _server_up(target)
-    target.server.stop()
-    back = target.later(SERVER_AWAY_S, "MLflow goes on", target.server.go_on)
+    server = _server_up(target)
+    server.stop()
+    back = target.later(SERVER_AWAY_S, "MLflow goes on", server.go_on)
     return f"MLflow stands still for {back:.0f} s"
 
 
@@ -134,9 +143,10 @@ def _running(target: Target) -> dict[str, str]:
     return facts
 
 
-def _server_up(target: Target) -> None:
-    if any("MLflow" in what for _, what, _ in target.mends):
+def _server_up(target: Target) -> Server:
+    if target.server is None or any("MLflow" in what for _, what, _ in target.mends):
         raise NoTarget("MLflow is away already")
+    return target.server
 
 
 KINDS: dict[str, Callable[[Target], str]] = {

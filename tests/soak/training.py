@@ -10,7 +10,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.run.folder import RunFolder
@@ -18,7 +19,7 @@ from pipeline.tracking.events import history
 from tests.soak.cluster import REPO, Cluster
 
 CONFIG = "configs/demo.yaml"
-BATCH, RANKS = 64, 2
+BATCH, NODES = 64, 2
 CALIBRATION_STEPS = 200
 EFFECTIVE = 0.4
 """Share of a storm's time that is expected to count, for the length of the training."""
@@ -34,7 +35,7 @@ CHECKPOINT_S = 4.0
 
 @dataclass(frozen=True)
 class Training:
-    """A training of `steps` steps in `base`/runs, its ids in `base`/ids.
+    """A training of `steps` steps in `base`/runs, its ids in `base`/ids; `ranks` on two nodes.
 
     As a job each step rests for `rest_s`, as the host does while a GPU computes.
     """
@@ -44,11 +45,14 @@ class Training:
     steps: int
     save_every: int
     rest_s: float = 0.0
+    ranks: int = 2
+    strategy: str = "ddp"
 
     @property
     def settings(self) -> tuple[str, ...]:
         """The overrides that quiet run and storm share."""
         return (
+            f"strategy={self.strategy}",
             f"length={{steps: {self.steps}}}",
             "lr.peak=0.01",
             "lr.warmup_epochs=null",
@@ -89,7 +93,7 @@ class Training:
     def rests(self) -> list[dict]:
         """Return what has the ranks rest in each step, as entries of PIPELINE_FAULTS."""
         rest = {"kind": "sleep", "step": 1, "every": True, "seconds": self.rest_s}
-        return [{**rest, "rank": rank} for rank in range(RANKS)] if self.rest_s else []
+        return [{**rest, "rank": rank} for rank in range(self.ranks)] if self.rest_s else []
 
     def run_quietly(self, name: str, timeout_s: float = 3600, rests: bool = False) -> RunFolder:
         """Train in peace, without SLURM and MLflow, and without rest where it is not asked for.
@@ -97,7 +101,7 @@ class Training:
         Raises:
             subprocess.CalledProcessError: it failed; its log is beside its folder.
         """
-        launch = [sys.executable, "-m", "launch", "local", "--ranks", str(RANKS)]
+        launch = [sys.executable, "-m", "launch", "local", "--ranks", str(self.ranks)]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
         env |= {"PIPELINE_FAULTS": json.dumps(self.rests())} if rests else {}
         self.base.mkdir(parents=True, exist_ok=True)
@@ -113,10 +117,11 @@ class Training:
             )
         return self.folder(name)
 
-    def submit(self, cluster: Cluster, name: str, uri: str, faults: list[dict]) -> str:
+    def submit(self, cluster: Cluster, name: str, *more: str, faults: Sequence[dict] = ()) -> str:
         """Hand the training to SLURM as a user would; returns the job's id."""
-        words = [f"'{word}'" for word in self.command(name, f"tracking.uri={uri}")]
-        options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", "--signal=B:USR2@60")
+        words = [f"'{word}'" for word in self.command(name, *more)]
+        places = (f"--nodes={NODES}", f"--ntasks-per-node={self.ranks // NODES}")
+        options = (*places, "--requeue", "--signal=B:USR2@60")
         self.base.mkdir(parents=True, exist_ok=True)
         env = {**cluster.env, **self.env(name), "SUPERVISOR_PYTHON": sys.executable}
         if planned := [*faults, *self.rests()]:
@@ -167,12 +172,12 @@ def step_seconds(folder: RunFolder) -> dict[int, float]:
 
 def quiet_twin(storm: Training, cache: Path) -> Training:
     """Return the same training done in peace, from the cache where it is there."""
-    code = hashlib.sha256(repr(storm.settings).encode())
+    code = hashlib.sha256(repr((storm.ranks, storm.settings)).encode())
     for room in ("pipeline", "launch", "configs"):
         for path in sorted((REPO / room).rglob("*")):
             if path.suffix in (".py", ".c", ".h", ".yaml", ".so"):
                 code.update(path.read_bytes())
-    twin = Training(cache / code.hexdigest()[:16], storm.data, storm.steps, storm.save_every)
+    twin = replace(storm, base=cache / code.hexdigest()[:16])
     if not (twin.base / "complete").is_file():
         shutil.rmtree(twin.base, ignore_errors=True)
         twin.run_quietly("quiet")
