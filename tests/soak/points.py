@@ -157,6 +157,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def _verdict(results: dict[str, list[Result]], problems: list[str]) -> int:
     everything = [result for found in results.values() for result in found]
     lines = [summary(name, found, STAGES) for name, found in results.items()]
+    problems = problems + [result.line() for result in everything if result.cost is None]
     lines += [*cost_lines(everything, SAVE_EVERY), restart_line(everything), *problems]
     passed = not problems and all(result.is_good for result in everything)
     lines.append("passed: same bits and samples at every point" if passed else "FAILED")

@@ -10,7 +10,7 @@ import pytest
 from tests.soak.draw import APART_STEPS, KINDS, MARGIN_STEPS, SETTINGS, Point, draw
 from tests.soak.interrupt import Cost, Hit, cost
 from tests.soak.legs import Legs
-from tests.soak.points import SAVE_EVERY, STAGES, STEPS, main
+from tests.soak.points import SAVE_EVERY, STAGES, STEPS, _verdict, main
 from tests.soak.tally import Place, Result, cost_lines, excess, restart_line, summary
 from tests.soak.throws import KINDS as THROWN
 
@@ -82,10 +82,11 @@ def test_work_done_again_and_time_to_the_next_step_come_from_the_spool(tmp_path:
     spool.attempt(2, range(41, 60), 120.0)
     spool.attempt(3, range(60, 62), 130.0)
     legs.read_on()
-    kill, term, last = (Hit(Point("kill", 45), n, 105.0) for n in (0, 2, 3))
-    assert cost(kill, legs) == Cost(47, 7, pytest.approx(120.0 + 4.1 - 105.0))
-    assert cost(term, legs) == Cost(59, 0, pytest.approx(130.0 + 6.0 - 105.0))
-    assert cost(last, legs) is None, "no attempt came after it"
+    first, second, last = (cost(Hit(Point("kill", 45), n, 105.0), legs) for n in (0, 2, 3))
+    assert first is not None and second is not None
+    assert (first.step, first.again_steps, round(first.back_s, 3)) == (47, 7, 19.1)
+    assert (second.step, second.again_steps, round(second.back_s, 3)) == (59, 0, 31.0)
+    assert last is None, "no attempt came after it"
 
 
 def result(kind: str, again: int = 0, stage: int = 1, is_same: bool = True) -> Result:
@@ -147,3 +148,14 @@ def test_wrong_options_are_refused_with_a_remedy(
         main(words)
     assert refused.value.code == 2
     assert remedy in capsys.readouterr().err
+
+
+def test_the_verdict_names_what_interrupted_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [result(kind) for kind in KINDS]
+    assert _verdict({"ddp-2": results}, []) == 0
+    assert "passed" in capsys.readouterr().out
+    nothing = Result("ddp-2", Point("term", 77), None, None, True)
+    for found, problems in (([*results, nothing], []), (results, ["FAILED; see x.log"])):
+        assert _verdict({"ddp-2": found}, problems) == 1
+        said = capsys.readouterr().out
+        assert "FAILED" in said and ("term     drawn at step 77" in said or "see x.log" in said)

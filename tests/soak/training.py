@@ -99,22 +99,23 @@ class Training:
         """Train in peace, without SLURM and MLflow, and without rest where it is not asked for.
 
         Raises:
-            subprocess.CalledProcessError: it failed; its log is beside its folder.
+            RuntimeError: it failed; names its log.
         """
         launch = [sys.executable, "-m", "launch", "local", "--ranks", str(self.ranks)]
         env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
         env |= {"PIPELINE_FAULTS": json.dumps(self.rests())} if rests else {}
         self.base.mkdir(parents=True, exist_ok=True)
         with open(self.base / f"{name}.log", "wb") as log:
-            subprocess.run(
+            done = subprocess.run(
                 [*launch, *self.command(name, "tracking.enabled=false")],
                 cwd=REPO,
                 env={**env, **self.env(name)},
                 stdout=log,
                 stderr=log,
                 timeout=timeout_s,
-                check=True,
             )
+        if done.returncode:
+            raise RuntimeError(f"the quiet run ended with {done.returncode}; see {log.name}")
         return self.folder(name)
 
     def submit(self, cluster: Cluster, name: str, *more: str, faults: Sequence[dict] = ()) -> str:
