@@ -121,7 +121,9 @@ def main(arguments: list[str]) -> int:
         with cluster(NODES) as bed:
             for name in options.settings:
                 setting, base = SETTINGS[name], out / f"points-{options.seed}" / name
-                training = Training(base, data, STEPS, SAVE_EVERY, setting.ranks, setting.strategy)
+                training = Training(
+                    base, data, STEPS, SAVE_EVERY, ranks=setting.ranks, strategy=setting.strategy
+                )
                 rng = random.Random(f"{options.seed}/{name}")
                 proof = Proof(name, training, out / "quiet", rng, options.rounds)
                 results[name], wrong = proof.run(bed)
