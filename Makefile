@@ -10,6 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two workers share the tests out (tests/shares.py); a test that takes a worker down ends the run.
+WORKERS ?= 2
+SHARED := -n $(WORKERS) --dist loadfile --max-worker-restart 0
 QUICK := not slow and not slurm and not distributed and not gpu
 export PIP_DEFAULT_TIMEOUT ?= 60
 # One thread for each process: the tests start several ranks on a few cores.
@@ -69,7 +72,7 @@ demo: env ## everything once, small: shards, training, registry, finetuning, rep
 	@$(BIN)/python -m launch demo
 
 test: env lint types imports ## everything that can be checked here (PYTEST_ARGS=... is passed on)
-	@$(BIN)/pytest --cov --cov-report=term --durations=10 $(PYTEST_ARGS)
+	@$(BIN)/pytest $(SHARED) --cov --cov-report=term --durations=10 $(PYTEST_ARGS)
 
 lint: env ## rules and formatting of the code (ruff)
 	@$(BIN)/ruff check
@@ -86,7 +89,7 @@ imports: env ## which room may import which (import-linter)
 	@$(BIN)/lint-imports
 
 unit: env ## the fast tests only (PYTEST_ARGS=... is passed on)
-	@$(BIN)/pytest -m '$(QUICK)' $(PYTEST_ARGS)
+	@$(BIN)/pytest $(SHARED) -m '$(QUICK)' $(PYTEST_ARGS)
 
 slurm: env ## the tests on the SLURM testbed only (root; slurm-wlm and munge installed)
 	@REQUIRE_SLURM=1 $(BIN)/pytest -m slurm $(PYTEST_ARGS)

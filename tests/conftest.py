@@ -11,12 +11,17 @@ import pytest
 
 from pipeline.run.folder import RunFolder
 from pipeline.tracking.events import read_events
+from tests import shares
 
 # What is tested here is behaviour; a busy machine makes any example slow.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(shares)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.architecture.conftest import Source
+    from tests.architecture.sources import Source
 
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 STRICT_YAML = "pipeline/spec.py"

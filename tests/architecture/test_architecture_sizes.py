@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.architecture.conftest import Source
+    from tests.architecture.sources import Source
 
 FILE_LINES = 350
 FUNCTION_LINES = 80

@@ -1,0 +1,105 @@
+"""How one run of the tests is shared out to workers (`make test`), and what the whole run tells.
+
+A file is a share, and what uses several processes is one share each: the tests on the SLURM
+testbed, which mostly wait, and those that start ranks. These two come first, then files with slow
+tests, so that the small files level the workers' ends. One process runs them in pytest's order.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+from tests.architecture.sources import report_sizes
+
+WHOLE = ("tests/slurm/", "tests/distributed/")
+"""Folders whose tests share a cluster or warm processes: one worker runs each of them."""
+
+
+class Shares(LoadFileScheduling):
+    """Hands out files, and folders of WHOLE in one piece."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return share_of(nodeid)
+
+
+def share_of(nodeid: str) -> str:
+    """Name the share that a test belongs to."""
+    whole = [folder for folder in WHOLE if nodeid.startswith(folder)]
+    return whole[0] if whole else nodeid.partition("::")[0]
+
+
+def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests by share: WHOLE, files with slow tests, the others; each as collected."""
+    slow = {share_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        share = share_of(item.nodeid)
+        return WHOLE.index(share) if share in WHOLE else len(WHOLE) + (share not in slow)
+
+    return sorted(items, key=place)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items[:] = in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares | None:
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # the items' own order counts
+    return Shares(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let only pytest-cov measure the workers.
+
+    This process's coverage asks for its own in whatever is started, which in a worker would be a
+    second one that writes its file while the others are already combined.
+    """
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Leave out what killed processes had half written, before pytest-cov combines it all."""
+    result = yield
+    if not hasattr(session.config, "workerinput") and session.config.getoption("cov_source", None):
+        halves = drop_halves(session.config.rootpath)
+        reporter = session.config.pluginmanager.getplugin("terminalreporter")
+        if halves and reporter:
+            reporter.write_line(f"\ncoverage: left out {halves} half-written files of killed ranks")
+    return result
+
+
+def drop_halves(folder: Path) -> int:
+    """Delete the coverage files that sqlite cannot read; returns how many there were."""
+    halves = [path for path in folder.glob(".coverage.*") if not _whole(path)]
+    for path in halves:
+        path.unlink(missing_ok=True)
+    return len(halves)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            database.execute("select version from coverage_schema")
+            return database.execute("pragma quick_check(1)").fetchone() == ("ok",)
+    except sqlite3.Error:
+        return False
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Report the sizes that are goals, where the rules of the house were checked."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    if any(getattr(r, "nodeid", "").startswith("tests/architecture/") for r in reports):
+        report_sizes(terminalreporter)
