@@ -2,12 +2,12 @@
 
 A file is a share, and what uses several processes is one share each: the tests on the SLURM
 testbed, which mostly wait, and those that start ranks. These two come first, then files with slow
-tests, so that the small files level the workers' ends. One process runs them in pytest's order.
+tests, so that the small files level the workers' ends. One process runs all in pytest's own order.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ WHOLE = ("tests/slurm/", "tests/distributed/")
 
 
 class Shares(LoadFileScheduling):
-    """Hands out files, and folders of WHOLE in one piece."""
+    """Hands out files, and the folders of WHOLE in one piece."""
 
     def _split_scope(self, nodeid: str) -> str:
         return share_of(nodeid)
@@ -34,21 +34,16 @@ def share_of(nodeid: str) -> str:
     return whole[0] if whole else nodeid.partition("::")[0]
 
 
-def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests by share: WHOLE, files with slow tests, the others; each as collected."""
-    slow = {share_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
-
-    def place(item: pytest.Item) -> int:
-        share = share_of(item.nodeid)
-        return WHOLE.index(share) if share in WHOLE else len(WHOLE) + (share not in slow)
-
-    return sorted(items, key=place)
+def place(share: str, slow: Set[str]) -> int:
+    """Return where a share stands: WHOLE, then those with `slow` tests, then the others."""
+    return WHOLE.index(share) if share in WHOLE else len(WHOLE) + (share not in slow)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        items[:] = in_order(items)
+        slow = {share_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: place(share_of(item.nodeid), slow))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -71,13 +66,15 @@ def pytest_xdist_setupnodes() -> None:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    """Leave out what killed processes had half written, before pytest-cov combines it all."""
+    """Leave out what killed processes have half written, before pytest-cov combines it all."""
     result = yield
-    if not hasattr(session.config, "workerinput") and session.config.getoption("cov_source", None):
-        halves = drop_halves(session.config.rootpath)
-        reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    config = session.config
+    if not hasattr(config, "workerinput") and config.getoption("cov_source", None):
+        data = Path(os.environ.get("COVERAGE_FILE", config.rootpath / ".coverage"))
+        halves = drop_halves(data.parent)
+        reporter = config.pluginmanager.getplugin("terminalreporter")
         if halves and reporter:
-            reporter.write_line(f"\ncoverage: left out {halves} half-written files of killed ranks")
+            reporter.write_line(f"\ncoverage: {halves} half-written files of killed processes")
     return result
 
 

@@ -64,7 +64,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Iterator[dict
     base = tmp_path_factory.mktemp("watched")
     cases = {fault: Case(base, fault, repo) for fault in WORLDS}
     everyone = [rank for case in cases.values() for rank in case.ranks]
-    deadline_s = time.monotonic() + DEADLINE_S + MARGIN_S + 2 * PATIENCE_S + 30
+    deadline_s = time.monotonic() + DEADLINE_S + MARGIN_S + 2 * PATIENCE_S + 120  # a dozen imports of torch
     stopped = cases["stop"].ranks[1]
     try:
         while any(rank.poll() is None for rank in everyone if rank is not stopped):
@@ -164,7 +164,7 @@ def test_beats_tell_section_and_step_from_the_start(folder: RunFolder) -> None:
 
 
 def test_a_section_that_begins_anew_has_its_whole_deadline_again(folder: RunFolder) -> None:
-    watch, left = watchdog(folder, step_s=2.0)
+    watch, left = watchdog(folder, step_s=3.0)
     with watch:
         for step in range(8):
             watch.enter(Section.STEP, step)
@@ -289,8 +289,8 @@ def test_entering_a_section_is_cheap(folder: RunFolder) -> None:
     watch, _ = watchdog(folder)
     with watch:
         watch.enter(Section.STEP, 0)
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         for step in range(1000):
             watch.enter(Section.STEP, step)
-        assert (time.perf_counter() - began_s) / 1000 < 100e-6
+        assert (time.thread_time() - began_s) / 1000 < 100e-6
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

@@ -1,0 +1,69 @@
+"""Two workers share the tests out as one process would run them, and measure the same."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from coverage import Coverage
+from coverage.data import CoverageData
+
+from tests.shares import drop_halves, place, share_of
+
+SAMPLE = ("tests/unit/plan/test_plan_lr.py", "tests/unit/run/test_run_clock.py")
+
+
+def test_a_file_is_a_share_and_what_starts_processes_is_one() -> None:
+    assert share_of("tests/unit/run/test_run_lease.py::test_a[x@y::z]") == (
+        "tests/unit/run/test_run_lease.py"
+    )
+    slurm = {share_of(f"tests/slurm/test_slurm_{name}.py::test_a") for name in ("hang", "nodes")}
+    assert slurm == {"tests/slurm/"}
+
+
+def test_the_longest_shares_come_first() -> None:
+    shares = ["tests/unit/a.py", "tests/distributed/", "tests/unit/b.py", "tests/slurm/"]
+    assert sorted(shares, key=lambda share: place(share, {"tests/unit/b.py"})) == [
+        "tests/slurm/", "tests/distributed/", "tests/unit/b.py", "tests/unit/a.py",
+    ]  # fmt: skip
+
+
+def run(repo: Path, base: Path, *options: str) -> tuple[str, str, str]:
+    """Run SAMPLE measured in a folder of its own; returns tests, total of lines and of coverage."""
+    base.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cov",
+         f"--basetemp={base}/tmp", *options, *SAMPLE],
+        cwd=repo, env={**env, "COVERAGE_FILE": str(base / ".coverage")},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed, total = re.search(r"(\d+) passed", done.stdout), re.search(r"TOTAL.*", done.stdout)
+    assert passed and total, done.stdout
+    assert [path.name for path in base.iterdir() if path.name.startswith(".cov")] == [".coverage"]
+    return passed[1], *total[0].split()[1:3]
+
+
+def test_workers_run_and_measure_what_one_process_does(repo: Path, tmp_path: Path) -> None:
+    shared = run(repo, tmp_path / "shared", "-n", "2", "--dist", "loadfile")
+    assert shared == run(repo, tmp_path / "alone")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+def test_what_a_killed_process_half_wrote_is_left_out_and_the_rest_counts(
+    tmp_path: Path, part: float
+) -> None:
+    for name in ("whole", "half"):
+        data = CoverageData(str(tmp_path / f".coverage.{name}"))
+        data.add_lines({f"/{name}{number}.py": range(500) for number in range(50)})
+        data.write()
+        data.close()
+    half = tmp_path / ".coverage.half"
+    os.truncate(half, int(half.stat().st_size * part))
+    assert drop_halves(tmp_path) == 1 and not half.exists()
+    coverage = Coverage(data_file=str(tmp_path / ".coverage"), config_file=False)
+    coverage.combine()
+    assert len(coverage.get_data().measured_files()) == 50
