@@ -64,7 +64,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Iterator[dict
     base = tmp_path_factory.mktemp("watched")
     cases = {fault: Case(base, fault, repo) for fault in WORLDS}
     everyone = [rank for case in cases.values() for rank in case.ranks]
-    deadline_s = time.monotonic() + DEADLINE_S + MARGIN_S + 2 * PATIENCE_S + 120  # a dozen imports of torch
+    imports_s = 120  # a dozen processes on a busy machine
+    deadline_s = time.monotonic() + imports_s + DEADLINE_S + MARGIN_S + 2 * PATIENCE_S
     stopped = cases["stop"].ranks[1]
     try:
         while any(rank.poll() is None for rank in everyone if rank is not stopped):
