@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,8 +61,17 @@ class Starters:
     each: list[Starter] = field(default_factory=lambda: [Starter() for _ in range(MOST)])
     groups: int = 0
 
-    def start(self, words: list[str], world: int, log: Path) -> Ranks:
-        """Start `python -m WORDS` as so many ranks, which write to one log."""
+    def start(
+        self,
+        words: list[str],
+        world: int,
+        log: Path,
+        own: Callable[[int], dict[str, str]] = lambda rank: {},
+    ) -> Ranks:
+        """Start `python -m WORDS` as so many ranks, which write to one log.
+
+        `own` returns what a rank has in its environment beside what all have.
+        """
         port = str(free_port())
         env = {key: v for key, v in os.environ.items() if not key.startswith("SLURM_")}
         env |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -71,8 +81,8 @@ class Starters:
         for rank in range(world):
             # Forks of one starter hash strings alike. Ranks and attempts must do without that.
             starter = self.each[(rank + self.groups) % MOST]
-            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(starter.start(words, own, log))
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(starter.start(words, {**env, **place, **own(rank)}, log))
         return Ranks(processes, log)
 
     def close(self) -> None:

@@ -1,11 +1,6 @@
 """Ranks find out together which of them is slow, and in what; it costs one sum for each window."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,38 +14,12 @@ CASES = ("without:ddp", "data:ddp", "compute:ddp", "data:zero1", "data:fsdp")
 
 
 @pytest.fixture(scope="module")
-def outcomes(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def outcomes(starters, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each case came to on each rank, from one start of two ranks."""
     folder = tmp_path_factory.mktemp("pace")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    env = {key: v for key, v in os.environ.items() if not key.startswith("SLURM")}
-    env |= {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    log = folder / "log"
-    with log.open("wb") as output:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.distributed.pace_worker", str(folder), *CASES],
-                cwd=repo,
-                env={
-                    **env,
-                    "OMP_NUM_THREADS": "1",
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "SLURMD_NODENAME": f"node{rank}",
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            for rank in range(WORLD)
-        ]
-        try:
-            codes = [rank.wait(240) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-    assert codes == [0] * WORLD, log.read_text()[-5000:]
+    words = ["tests.distributed.pace_worker", str(folder), *CASES]
+    ranks = starters.start(words, WORLD, folder / "log", lambda r: {"SLURMD_NODENAME": f"node{r}"})
+    ranks.finish()
     return {
         case: [json.loads((folder / case / f"rank{r}.json").read_text()) for r in range(WORLD)]
         for case in CASES
@@ -66,7 +35,7 @@ def outcomes(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         ("data:fsdp", 1, "data"),
     ],
 )
-def test_50_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
+def test_100_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
     outcomes: dict[str, list[Any]], case: str, rank: int, phase: str
 ) -> None:
     first, second = outcomes[case]
@@ -79,7 +48,7 @@ def test_50_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
         assert table["worst"][3] > 1.3
     assert first["read_back"]
     own = tables[-1]["ranks"][rank][2:4]
-    assert own[("data", "compute").index(phase)] > 0.05
+    assert own[("data", "compute").index(phase)] > 0.1
 
 
 def test_the_rank_that_is_not_slow_is_seen_to_wait(outcomes: dict[str, list[Any]]) -> None:

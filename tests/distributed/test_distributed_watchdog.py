@@ -38,27 +38,22 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, repo: Path, digits: Path) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, repo: Path, digits: Path, references) -> Runs:
     base = tmp_path_factory.mktemp("hangs")
     python = base / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.distributed.hanging_rank "$@"\n')
     python.chmod(0o755)
-
-    def train(name: str, hangs: tuple[str, ...]) -> str:
-        env = {key: v for key, v in os.environ.items() if not key.startswith("SLURM")}
-        env |= {"RANK_PYTHON": str(python), "HANGS": " ".join(hangs), "OMP_NUM_THREADS": "1"}
-        words = [f"name={name}", f"runs={base}", f"data={digits}", "tracking.enabled=false"]
-        done = subprocess.run(
-            [sys.executable, "-m", "launch", "local", "--ranks", "2", "train", "configs/demo.yaml",
-             *words, *SETTINGS],
-            cwd=repo, env=env, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-        return done.stdout + done.stderr
-
-    said = train("hung", HANGS)
-    train("whole", ())
-    return Runs(RunFolder(base / "hung"), said, RunFolder(base / "whole"))
+    env = {key: v for key, v in os.environ.items() if not key.startswith("SLURM")}
+    env |= {"RANK_PYTHON": str(python), "HANGS": " ".join(HANGS), "OMP_NUM_THREADS": "1"}
+    words = ["name=hung", f"runs={base}", f"data={digits}", "tracking.enabled=false"]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "local", "--ranks", "2", "train", "configs/demo.yaml",
+         *words, *SETTINGS],
+        cwd=repo, env=env, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-6000:]
+    return Runs(RunFolder(base / "hung"), said, references.run("whole", 2, *SETTINGS))
 
 
 def only_job(folder: RunFolder) -> str:
