@@ -42,7 +42,7 @@ class Testbed:
         words = self.ask("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, *states: str, timeout_s: float = 60) -> dict[str, str]:
+    def wait(self, job: str, *states: str, timeout_s: float = 120) -> dict[str, str]:
         """Wait until the job is in one of the states and return its facts."""
         deadline = time.monotonic() + timeout_s
         while (facts := self.facts(job))["JobState"] not in states:
@@ -50,7 +50,7 @@ class Testbed:
             time.sleep(0.2)
         return facts
 
-    def until(self, condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    def until(self, condition: Callable[[], object], what: str, timeout_s: float = 90) -> None:
         """Wait until `condition` holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():

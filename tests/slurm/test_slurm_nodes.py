@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,20 +88,3 @@ def test_a_signal_in_a_restart_gap_is_not_lost(testbed, start):
     assert before[0].status in ("crashed", "stopped", "saved")
     assert all(a.status in ("stopped", "saved") for a in before[1:]), "no further one after it"
     assert last.first_step == before[-1].last_step
-
-
-@pytest.mark.slow
-def test_a_job_saves_before_its_time_limit_and_goes_on_in_the_next(testbed, start):
-    job, folder, log = start(550, "", "--nodes=2", "--time=1", "--signal=B:USR2@20")
-    begun = time.monotonic()
-    testbed.until(lambda: testbed.facts(job)["Restarts"] == "1", "the requeue", 90)
-    assert time.monotonic() - begun < 75, "before the limit, with its leeway"
-    testbed.start_now(job)
-    facts = testbed.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout_s=120)
-    assert facts["JobState"] == "COMPLETED", log.read_text()
-    attempts = Ledger(folder).attempts(job)
-    assert [a.status for a in attempts] == ["saved"] * (len(attempts) - 1) + ["done"]
-    assert len(attempts) > 1 and attempts[0].reason.startswith("SIGUSR2")
-    steps = [(a.first_step, a.last_step) for a in attempts]
-    assert all(b[0] == a[1] for a, b in zip(steps, steps[1:], strict=False)), "no step is lost"
-    assert steps[-1][1] == 550
