@@ -30,12 +30,12 @@ def test_the_longest_shares_come_first() -> None:
     ]  # fmt: skip
 
 
-def run(repo: Path, base: Path, *options: str) -> tuple[str, str, str]:
-    """Run SAMPLE measured in a folder of its own; returns tests, total of lines and of coverage."""
+def run(repo: Path, base: Path, *options: str) -> tuple[str, str]:
+    """Run SAMPLE measured in a folder of its own; returns how many passed, and what was covered."""
     base.mkdir()
     env = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTEST"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cov",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cov=pipeline.plan",
          f"--basetemp={base}/tmp", *options, *SAMPLE],
         cwd=repo, env={**env, "COVERAGE_FILE": str(base / ".coverage")},
         capture_output=True, text=True, timeout=300,
@@ -44,7 +44,7 @@ def run(repo: Path, base: Path, *options: str) -> tuple[str, str, str]:
     passed, total = re.search(r"(\d+) passed", done.stdout), re.search(r"TOTAL.*", done.stdout)
     assert passed and total, done.stdout
     assert [path.name for path in base.iterdir() if path.name.startswith(".cov")] == [".coverage"]
-    return passed[1], *total[0].split()[1:3]
+    return passed[1], total[0]
 
 
 def test_workers_run_and_measure_what_one_process_does(repo: Path, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_workers_run_and_measure_what_one_process_does(repo: Path, tmp_path: Pat
     assert shared == run(repo, tmp_path / "alone")
 
 
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9])
 def test_what_a_killed_process_half_wrote_is_left_out_and_the_rest_counts(
     tmp_path: Path, part: float
 ) -> None:
