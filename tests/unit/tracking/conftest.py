@@ -66,7 +66,7 @@ def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], object]], None]:
-    def wait(condition: Callable[[], object], timeout_s: float = 40.0) -> None:
+    def wait(condition: Callable[[], object], timeout_s: float = 240.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, "waited too long"
