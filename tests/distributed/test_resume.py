@@ -12,17 +12,19 @@ from pipeline.run.folder import Status
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-# Four stages of 15 steps; checkpoints at 20, 40, 60. Mixup, dropout and data workers are on.
+# Four stages of 12 steps and three checkpoints. Mixup, dropout and data workers are on.
+STEPS, SAVED = 48, 16
 SETTINGS = (
-    "length={steps: 60}",
+    f"length={{steps: {STEPS}}}",
     "batch.global_size=64",
+    "lr.warmup_epochs=1",
     "stages.count=4",
     "stages.micro_batches=4",
     "stages.mixup=[0.1, 0.3]",
     "stages.dropout=[0.1, 0.3]",
     "loader.workers=1",
-    "checkpoint={every_steps: 20, keep: 3}",
-    "evaluate={every_steps: 60}",
+    f"checkpoint={{every_steps: {SAVED}, keep: 3}}",
+    f"evaluate={{every_steps: {STEPS}}}",
 )
 STRATEGIES = {
     "ddp": "strategy=ddp",
@@ -31,7 +33,8 @@ STRATEGIES = {
     "fsdp": "strategy=fsdp",
 }
 CASES = [("ddp", 2), ("ddp", 4), ("zero1", 2), ("zero1", 4), ("zero3", 2), ("fsdp", 2)]
-KILL_FROM, LAST_STAGE = 26, 45
+KILL_FROM, LAST_STAGE = 20, 36
+LAST = f"checkpoints/step-{STEPS:09d}"
 
 
 def wait_for_step(launcher, name: str, step: int, ranks, read_losses) -> None:
@@ -56,12 +59,11 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     folder = launcher.folder("killed")
     assert codes[-1] == -signal.SIGKILL
     assert all(code != 0 for code in codes)
-    assert folder.latest_step() == 20, "the kill must fall between two checkpoints"
+    assert folder.latest_step() == SAVED, "the kill must fall between two checkpoints"
     assert KILL_FROM <= max(read_losses(folder)) < LAST_STAGE
 
     launcher.run("killed", world, *settings)
-    name = "checkpoints/step-000000060"
-    assert equal(read(folder.path / name), read(whole.path / name))
+    assert equal(read(folder.path / LAST), read(whole.path / LAST))
     assert read_losses(folder) == read_losses(whole)
 
 
@@ -71,17 +73,16 @@ def test_a_signal_loses_no_step_and_the_same_command_goes_on(
     settings = (*SETTINGS, STRATEGIES["ddp"])
     whole = references.run_once("ddp-2", 2, *settings)
     ranks = launcher.start("stopped", 2, *settings)
-    wait_for_step(launcher, "stopped", 24, ranks, read_losses)
+    wait_for_step(launcher, "stopped", KILL_FROM, ranks, read_losses)
     ranks.processes[1].send_signal(signal.SIGUSR2)
     assert ranks.wait() == [75, 75]
     folder = launcher.folder("stopped")
     outcome = folder.read_outcome(0)
     assert outcome is not None
     assert outcome.status is Status.SAVED
-    assert outcome.step == folder.latest_step() == max(read_losses(folder)) > 24
+    assert outcome.step == folder.latest_step() == max(read_losses(folder)) > KILL_FROM
     launcher.run("stopped", 2, *settings)
-    name = "checkpoints/step-000000060"
-    assert equal(read(folder.path / name), read(whole.path / name))
+    assert equal(read(folder.path / LAST), read(whole.path / LAST))
 
 
 def test_a_finished_run_is_not_trained_again(launcher, read_losses) -> None:
