@@ -13,16 +13,17 @@ _USABLE = ("idle", "mix", "alloc", "comp", "plan")
 
 
 def others_enough(
-    facts: Mapping[str, str], nodes: Collection[str], timeout_s: float = ANSWER_S
+    facts: Mapping[str, str], nodes: Collection[str], need: int, timeout_s: float = ANSWER_S
 ) -> bool:
-    """Return whether a job's partition has as many other nodes of the same kind as it uses.
+    """Return whether a job's partition has `need` nodes of the same kind beside these.
 
-    `facts` are scontrol's of the job (launch.cluster.job_facts).
+    `facts` are scontrol's of the job (launch.cluster.job_facts); those that it excludes already do
+    not count. Its `NumNodes` falls while a job that was requeued gives its nodes back.
 
     Raises:
         NoAnswer: SLURM does not answer.
     """
-    need = int(facts.get("NumNodes", "1").partition("-")[0])
+    without = {*nodes, *_excluded(facts)}
     partition = facts.get("Partition", "")
     command = ["sinfo", "--noheader", "--Node", "--format=%N|%T|%G|%f", f"--partition={partition}"]
     rows = [line.strip().split("|") for line in ask(command, timeout_s).splitlines()]
@@ -31,7 +32,7 @@ def others_enough(
     usable = [
         node
         for node, (state, *kind) in known.items()
-        if node not in nodes
+        if node not in without
         and state.startswith(_USABLE)
         and not state.endswith("*")  # does not answer
         and (not kinds or kind in kinds)
@@ -45,9 +46,7 @@ def with_excluded(facts: Mapping[str, str], nodes: Collection[str]) -> str:
     Raises:
         NoAnswer: SLURM does not answer.
     """
-    listed = facts.get("ExcNodeList", "(null)")
-    before = [] if listed == "(null)" else host_names(listed)
-    return ",".join(sorted({*before, *nodes}))
+    return ",".join(sorted({*_excluded(facts), *nodes}))
 
 
 def exclude(job_id: str, names: str) -> None:
@@ -59,3 +58,9 @@ def exclude(job_id: str, names: str) -> None:
     update = ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={names}"]
     # The requeue sends TERM to everything of the job, this command too.
     ask(["sh", "-c", 'trap "" TERM; exec "$@"', "sh", *update])
+
+
+def _excluded(facts: Mapping[str, str]) -> list[str]:
+    """Return the nodes that a job excludes already."""
+    listed = facts.get("ExcNodeList", "(null)")
+    return [] if listed == "(null)" else host_names(listed)

@@ -50,7 +50,7 @@ def choose(launcher: Launcher, work: Work, strikes: Strikes, job: Job) -> Choice
 def are_replaceable(job: Job, nodes: Collection[str]) -> bool:
     """Return whether the cluster has enough nodes beside these; not where it does not say."""
     try:
-        return others_enough(job_facts(job.id), nodes)
+        return others_enough(job_facts(job.id), nodes, job.num_nodes)
     except NoAnswer as error:
         say(str(error))
         return False
@@ -66,7 +66,8 @@ def to_exclude(job: Job, strikes: Strikes) -> str:
         return ""
     try:
         facts = job_facts(job.id, QUICK_S)
-        return with_excluded(facts, nodes) if others_enough(facts, nodes, QUICK_S) else ""
+        enough = others_enough(facts, nodes, job.num_nodes, QUICK_S)
+        return with_excluded(facts, nodes) if enough else ""
     except NoAnswer as error:
         say(f"{', '.join(nodes)} cannot be excluded: {error}")
         return ""

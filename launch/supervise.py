@@ -75,7 +75,7 @@ def _launcher(local_ranks: int | None) -> tuple[Launcher, Job]:
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time():.0f}"
         return LocalLauncher(local_ranks, name), Job(name, 0, in_slurm=False)
     allocation = allocation_from(os.environ)
-    job = Job(allocation.job, allocation.restart, in_slurm=True)
+    job = Job(allocation.job, allocation.restart, in_slurm=True, num_nodes=allocation.num_nodes)
     error = ""
     for tries in range(TRIES):  # jobs start as soon as a controller is back, busy as it is
         try:

@@ -13,6 +13,7 @@ class Job:
     id: str
     restart: int
     in_slurm: bool
+    num_nodes: int = 1
 
 
 @dataclass(frozen=True)

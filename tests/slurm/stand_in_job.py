@@ -16,7 +16,7 @@ if __name__ == "__main__":
     allocation = allocation_from(os.environ)
     launcher = SrunLauncher(allocation, os.environ)
     command = [sys.executable, str(HERE / "stand_in_rank.py"), *sys.argv[1:]]
-    job = Job(allocation.job, allocation.restart, in_slurm=True)
+    job = Job(allocation.job, allocation.restart, in_slurm=True, num_nodes=allocation.num_nodes)
     with stop_requests() as stop:
         work = Work(command, launcher.capacity, RunFolder(Path(sys.argv[1])))
         code = run_attempts(launcher, work, job, stop)

@@ -142,6 +142,21 @@ def test_what_the_user_excluded_stays_excluded(strikes, programs):
     assert calls.read_text().splitlines()[-1] == "update JobId=12 ExcNodeList=gpu1,old1,old2"
 
 
+@pytest.mark.parametrize("excluded", ["(null)", "gpu3"])
+def test_a_job_that_gives_its_nodes_back_is_left_as_many_as_it_had(strikes, programs, excluded):
+    """SLURM counts down NumNodes of a job that was requeued, and waits for ever for too many."""
+    programs(
+        "scontrol",
+        'if [ "$2" = hostnames ]; then echo gpu3; exit; fi\n'
+        f"echo 'JobId=12 JobState=COMPLETING NumNodes=1 Partition=gpu ExcNodeList={excluded}'",
+    )
+    programs("sinfo", 'for n in 1 2 3 4; do echo "gpu$n|mixed|gpu:8|h100"; done')
+    job = replace(JOB, num_nodes=3)
+    one = to_exclude(job, strikes("gpu1"))
+    assert one == ("gpu1" if excluded == "(null)" else "")
+    assert to_exclude(job, strikes("gpu2")) == "", "gpu1 is left out already"
+
+
 def test_a_requeue_does_not_wait_for_what_slurm_says_of_other_nodes(
     strikes, programs, monkeypatch, capsys
 ):
