@@ -5,8 +5,9 @@
     python -m benchmarks.recovery poison       # a step that always raises, to FAILED and free nodes
 
 Each trial is a job of its own: the demo's network, two ranks on two nodes. Seconds from the
-failure are told apart: noticed by the supervisor, ranks started by srun, their imports (to the
-watchdog's first beat), the process group, model and checkpoint, warm-up and the first step.
+failure are told apart: noticed by the supervisor, ranks started by srun, their start (recipe and
+lease, to the watchdog's first beat), torch's imports and the process group, the state (model and
+checkpoint), warm-up and the first step.
 Four minutes each with --trials 5 on an idle machine. Exit code 1 where a crash costs over 20 s, a
 hang is found later than its deadline and 5 s or then costs over 20 s, or a job that cannot get on
 is not FAILED after three restarts, holds a node for 30 s, or hides its cause below five lines.
@@ -37,7 +38,7 @@ CRASH_S, FREE_S, LATE_S, DEADLINE_S = 20.0, 30.0, 5.0, 6.0
 RESTARTS, FIRST_LINES = 3, 5
 FAULT_STEP = 15
 PATIENCE_S = 900.0
-PARTS = ("noticed", "srun", "imports", "group", "state", "first step")
+PARTS = ("noticed", "srun", "start", "torch", "state", "first step")
 FAULTS: dict[str, dict[str, object]] = {
     "crash": {"kind": "kill", "rank": 1, "step": FAULT_STEP},
     "hang": {"kind": "stop", "rank": 1, "step": FAULT_STEP},
