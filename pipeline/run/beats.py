@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.run.files import read_json
+from pipeline.run.files import overwrite, read_json
 from pipeline.run.folder import RunFolder
 
 BEAT_EVERY_S = 5.0
@@ -92,7 +92,7 @@ def beat_interval_s(every_s: float, world: int) -> float:
 
 
 def write_beat(folder: RunFolder, beat: Beat) -> None:
-    """Replace the rank's file by this beat.
+    """Replace the rank's file by this beat; on a full disk, overwrite what is in it.
 
     Raises:
         OSError: the folder cannot be written.
@@ -100,8 +100,14 @@ def write_beat(folder: RunFolder, beat: Beat) -> None:
     path = beat_file(folder, beat.attempt, beat.rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(asdict(beat)) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(asdict(beat)) + "\n"
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        if not path.exists():
+            raise
+        overwrite(path, text)
 
 
 def read_beats(folder: RunFolder, attempt: int) -> list[Beat]:

@@ -28,6 +28,18 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, json.dumps(values, indent=2) + "\n")
 
 
+def overwrite(path: Path, text: str) -> None:
+    """Write over a file's own bytes, which a full disk allows; blanks fill what was longer.
+
+    A reader may find half of it: for signs of life, that are read and written again.
+
+    Raises:
+        OSError: there is no such file, or it cannot be written.
+    """
+    with path.open("r+b") as file:
+        file.write(text.encode().ljust(os.fstat(file.fileno()).st_size))
+
+
 def read_json(path: Path) -> Any | None:
     """Read JSON; None where there is no such file or it is not JSON."""
     try:

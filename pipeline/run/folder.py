@@ -1,17 +1,24 @@
 """Where things are in a run's folder, and how an attempt at the run says how it ended.
 
 runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is refused
+          data.json         the digest of the images
           plan.txt          what `plan` printed
           checkpoints/      step-000012000/ ... and LATEST
           spool/            tracking events that wait for the sender
-          attempts/         one outcome file for each attempt: attempt-0003.json; signs of life
-                            and what a hang left in attempt-0003/
+          attempts/         ledger.jsonl: a line for each start and end of an attempt
+                            nodes.json: the strikes of nodes
+                            attempt-0003.claim: this number is taken
+                            attempt-0003.json: the outcome, as rank 0 saw it
+                            attempt-0003.cause.json: why another rank failed
+                            attempt-0003/: beats/, pace.json, and of a hang hang.json and stacks/
           evaluation.json   metrics of the final weights
           package/          what is registered: weights, labels, preprocessing, digests
-          lease.json        the one writer
+          lease.json        the one writer; lease.json.beat-7 and .lock beside it
+          faults/           those on purpose that were met (PIPELINE_FAULTS)
 """
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +26,8 @@ from pathlib import Path
 
 from pipeline.run.files import read_json, write_json
 from pipeline.run.host import node_name
+
+_STEP = re.compile(r"step-\d+", re.ASCII)
 
 DONE, FAILED, MISUSE, SAVED = 0, 1, 2, 75
 """Exit codes: done; failed; wrong use; saved and wants to be run again (EX_TEMPFAIL)."""
@@ -111,11 +120,17 @@ class RunFolder:
         return Outcome(Status(values["status"]), int(values["step"]), str(values["reason"]))
 
     def latest_step(self) -> int:
-        """Return the step of the newest committed checkpoint, -1 where there is none."""
+        """Return the step of the newest committed checkpoint, -1 where there is none.
+
+        LATEST tells; where it is damaged, the folders do.
+        """
         latest = self.checkpoints / "LATEST"
         if not latest.is_file():
             return -1
-        return int(latest.read_text().strip().removeprefix("step-"))
+        names = [latest.read_text(errors="replace").strip()]
+        if not _STEP.fullmatch(names[0]):
+            names = [path.name for path in self.checkpoints.iterdir() if _STEP.fullmatch(path.name)]
+        return max((int(name.removeprefix("step-")) for name in names), default=-1)
 
 
 def this_attempt() -> int:

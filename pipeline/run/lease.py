@@ -10,6 +10,7 @@ that it may not write any more. Its late heartbeat reaches a file that nobody as
 """
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline.run.files import read_json, write_json
+from pipeline.run.files import overwrite, read_json, write_json
 from pipeline.run.host import start_time
 from pipeline.spec import Failure
 
@@ -40,7 +41,7 @@ class Lease:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._closed = threading.Event()
-        self._owner = uuid4().hex
+        self._owner, self._taken_s = uuid4().hex, time.time()
         with _exclusive(path):
             held = read_json(path)
             if isinstance(held, dict) and not _is_free(path, held):
@@ -75,11 +76,19 @@ class Lease:
         while not self._closed.wait(HEARTBEAT_S):
             try:
                 self.check()
-                write_json(_beat_file(self._path, self.token), {"heartbeat_s": time.time()})
+                self._beat()
             except LeaseHeld:
                 return
             except OSError:
-                continue  # a full disk must not end the heartbeat
+                continue  # the next beat may be written
+
+    def _beat(self) -> None:
+        """Renew the heartbeat; a full disk must not have it look as if this holder were dead."""
+        path, beat = _beat_file(self._path, self.token), {"heartbeat_s": time.time()}
+        try:
+            write_json(path, beat)
+        except OSError:
+            overwrite(path, json.dumps(beat) + "\n")
 
     def _write(self, released: bool = False) -> None:
         write_json(
@@ -88,6 +97,7 @@ class Lease:
                 "token": self.token,
                 "job": os.environ.get("SLURM_JOB_ID", ""),
                 "owner": self._owner,
+                "taken_s": self._taken_s,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "start": start_time(os.getpid()),
@@ -104,6 +114,8 @@ class Holder:
     job: str
     host: str
     pid: int
+    taken_s: float
+    """When it was taken, by the holder's clock."""
     age_s: float
     """Since the last heartbeat."""
     lives: bool
@@ -123,7 +135,8 @@ def holder(path: Path) -> Holder | None:
     here = held["host"] == socket.gethostname()
     gone = here and start_time(held["pid"]) != held["start"]
     lives = not held["released"] and age_s <= STALE_S and not gone
-    return Holder(held["job"], held["host"], int(held["pid"]), age_s, lives)
+    taken_s = float(held.get("taken_s", held["heartbeat_s"]))
+    return Holder(held["job"], held["host"], int(held["pid"]), taken_s, age_s, lives)
 
 
 def _beat_file(path: Path, token: int) -> Path:

@@ -47,6 +47,18 @@ def test_a_beat_has_the_shape_that_others_read(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_full_disk_still_takes_signs_of_life(small_disk) -> None:
+    disk, fill = small_disk
+    folder = RunFolder(disk)
+    write_beat(folder, beat(2, collectives=1000))
+    fill()
+    with pytest.raises(OSError, match="No space left"):
+        write_beat(folder, beat(3))  # the first one needs room
+    for newest in (beat(2, step=8), beat(2, step=12345678, collectives=10**12)):
+        write_beat(folder, newest)
+        assert newest in read_beats(folder, 3)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"rank": 1}', '{"section": "lunch"}', '{"x'])
 def test_a_file_that_is_no_beat_is_left_out(tmp_path: Path, text: str) -> None:
     folder = RunFolder(tmp_path)

@@ -64,6 +64,17 @@ def test_the_latest_step_is_read_from_the_pointer(tmp_path: Path) -> None:
     assert folder.latest_step() == 120
 
 
+@pytest.mark.parametrize("damage", ["", "step-\n", "\ufffd", "step-12x"])
+def test_where_the_pointer_is_damaged_the_folders_tell(tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "LATEST").write_text(damage)
+    assert folder.latest_step() == -1
+    for name in ("step-000000080", "step-000000120", "step-000000160.1.tmp"):
+        (folder.checkpoints / name).mkdir()
+    assert folder.latest_step() == 120
+
+
 def test_the_attempt_number_comes_from_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_ATTEMPT", raising=False)
     assert this_attempt() == 0

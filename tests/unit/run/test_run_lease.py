@@ -113,6 +113,26 @@ def test_the_heartbeat_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [p.name for p in path.parent.iterdir()] == ["lease.json"]
 
 
+def test_a_full_disk_does_not_end_the_heartbeat(
+    small_disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next job to come would take the lease of one that lives."""
+    disk, fill = small_disk
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    lease = Lease(disk / "lease.json")
+    deadline = time.monotonic() + 10
+    while not (disk / "lease.json.beat-1").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    fill()
+    filled_s = time.time()
+    while json.loads((disk / "lease.json.beat-1").read_text())["heartbeat_s"] <= filled_s:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (disk / "filler").unlink()
+    lease.release()
+
+
 def test_a_zombie_that_thaws_within_its_heartbeat_takes_nothing_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
