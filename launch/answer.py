@@ -210,7 +210,7 @@ def _silent(server: str) -> str:
 
 def _main(question: str) -> None:
     rank = int(os.environ.get("SLURM_PROCID", "0"))
-    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # nothing here imports ours
     is_first = os.environ.get("SLURM_LOCALID", "0") == "0"
     answer = look(rank, host, Question(**json.loads(question)), is_first)
     print(MARK + json.dumps(asdict(answer)), flush=True)

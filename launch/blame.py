@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from launch.cluster import EXITED, left_orderly
+
 _HANG = re.compile(r"hang: rank (\d+) on ([\w.-]+)")
 _NEVER = re.compile(r"hang: rank ([\d, -]+) never gave")
 _LEFT = re.compile(r"([\w.-]+): tasks? [\d,-]+: ([^;]*)")
-_EXITED = "Exited with exit code"
-_ORDERLY = (f"{_EXITED} 0", f"{_EXITED} 2", f"{_EXITED} 75")
 _ON = re.compile(r"\b(?:on node|on|node) ([\w.-]+)")
 _SILENT = re.compile(r"silent: rank ([\d, -]+)")
 _KIND = re.compile(r"^(?:\w+\.)*([A-Z]\w+)(?:: |$)")
@@ -78,7 +78,7 @@ def _unless_all(found: Iterable[str], places: Places) -> list[str]:
 def _crashed(reason: str, places: Places) -> str:
     """Return the node of the rank that failed first."""
     left = _LEFT.search(reason)
-    if left and not left[2].startswith(_EXITED):
+    if left and not left[2].startswith(EXITED):
         return places.named(left[1])
     for piece in reason.partition("srun ended with")[0].split("; "):
         host, _, words = piece.partition(": ")
@@ -90,7 +90,7 @@ def _crashed(reason: str, places: Places) -> str:
         if not kind or _PROGRAM.fullmatch(kind[1]) or _SHARED.search(words):
             return ""
         return node or places.of(0)
-    return places.named(left[1]) if left and not left[2].startswith(_ORDERLY) else ""
+    return places.named(left[1]) if left and not left_orderly(left[2]) else ""
 
 
 def _known(node: str) -> list[str]:

@@ -7,6 +7,8 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 
+from pipeline.run.folder import DONE, MISUSE, SAVED
+
 ANSWER_S = 30.0
 """A controller that is busy or restarting may be slow; longer than this it counts as silent."""
 
@@ -15,6 +17,10 @@ _LOST = re.compile(
     r"Task launch .*failed|Communication connection failure|Node failure|Zero Bytes were transm"
     r"|Unable to contact|Socket timed out|[Nn]ode.* (?:is )?(?:down|not responding)"
 )
+
+
+EXITED = "Exited with exit code"
+_ORDERLY = tuple(f"{EXITED} {code}" for code in (DONE, MISUSE, SAVED))
 
 
 class NoAnswer(RuntimeError):
@@ -43,6 +49,11 @@ def ask(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
 def tells_of_lost_node(text: str) -> bool:
     """Return whether srun's words mean that a node of the allocation does not answer."""
     return _LOST.search(text) is not None
+
+
+def left_orderly(words: str) -> bool:
+    """Return whether srun says of a task that it ended as ranks mean to: done, refused, saved."""
+    return words.strip() in _ORDERLY
 
 
 def job_facts(job_id: str, timeout_s: float = ANSWER_S) -> dict[str, str]:

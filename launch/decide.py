@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from launch.ledger import Attempt
+from launch.ledger import CRASHES, Attempt
 from launch.ranks import End
 from pipeline.data.reader import BrokenSample
 from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, Status
@@ -26,8 +26,6 @@ from pipeline.run.folder import DONE, FAILED, MISUSE, SAVED, Outcome, Status
 MAX_RESTARTS = 3
 MAX_INTERRUPTIONS = 10
 """Preemptions in a row without a new checkpoint: more than chance on a busy cluster."""
-CRASHES = ("crashed", "hung")
-"""Ends that are the run's own; the step is started again in the same allocation."""
 
 
 class Action(StrEnum):

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from pipeline.run.folder import RunFolder
 
+CRASHES = ("crashed", "hung")
+"""Ends that are the run's own; the step is started again in the same allocation."""
+
 
 @dataclass(frozen=True)
 class Attempt:

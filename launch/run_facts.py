@@ -17,6 +17,7 @@ from launch.ledger import Attempt, Ledger
 from pipeline.run.beats import Beat, late, read_beats
 from pipeline.run.files import read_json
 from pipeline.run.folder import Outcome, RunFolder
+from pipeline.run.hang import hang_text
 from pipeline.run.lease import Holder, holder
 from pipeline.run.pace import PaceTable, read_pace
 from pipeline.tracking.tail import Tail, read_tail
@@ -76,6 +77,14 @@ class Facts:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def alone(self) -> bool:
+        """Whether the newest process was started without a supervisor."""
+        last, lease = self.last, self.lease
+        if last is None or lease is None or last.ended_s is None:
+            return last is None
+        return lease.lives and lease.taken_s > last.ended_s
+
+    @property
     def silent(self) -> list[Beat]:
         """The ranks that gave no sign of life for too long, longest first."""
         old = [b for b in self.beats if b.is_silent(self.now_s, max(b.every_s, SLOW_S))]
@@ -88,13 +97,14 @@ def read_facts(path: Path) -> Facts:
     facts = Facts(path, now_s)
     read = _Reader(facts.problems)
     facts.attempts = read.sound("attempts/ledger.jsonl", Ledger(run).attempts)
-    number = facts.last.number if facts.last else 0
-    attempt = f"attempts/attempt-{number:04d}"
-    facts.outcome = read(f"{attempt}.json", lambda: run.read_outcome(number), None)
     facts.lease = read("lease.json", lambda: holder(run.lease), None)
-    facts.beats = read.sound(f"{attempt}/beats", lambda: read_beats(run, number))
+    number, since_s = _attempt(facts)
+    attempt = f"attempts/attempt-{number:04d}"
+    facts.outcome = read(f"{attempt}.json", lambda: _outcome(run, number, since_s), None)
+    beats = read.sound(f"{attempt}/beats", lambda: read_beats(run, number))
+    facts.beats = [beat for beat in beats if beat.beat_s >= since_s]
     facts.late = read(f"{attempt}/beats", lambda: late(facts.beats, now_s), None)
-    facts.hang = read(f"{attempt}/hang.json", lambda: _hang(run, number), "")
+    facts.hang = read(f"{attempt}/hang.json", lambda: hang_text(run, number, since_s), "")
     facts.pace = read(f"{attempt}/pace.json", lambda: read_pace(run, number), None)
     facts.tail = read("spool/events.jsonl", lambda: read_tail(run.spool), None)
     facts.checkpoint = read("checkpoints", lambda: _checkpoint(run, now_s), None)
@@ -142,13 +152,20 @@ def _is_sound(item: Any) -> bool:
     )
 
 
-def _hang(run: RunFolder, attempt: int) -> str:
-    """Return what the watchdog noted, empty where it had no reason to."""
-    path = run.outcome_file(attempt).with_suffix("") / "hang.json"
-    if not path.exists():
-        return ""
-    noted = run.read_rank_error(attempt)
-    return noted if "hang: " in noted else f"a deadline has passed, see {path}"
+def _attempt(facts: Facts) -> tuple[int, float]:
+    """Return the number of the newest attempt, and since when its files count.
+
+    Without a supervisor each try has number 0, and finds what those before it left.
+    """
+    if facts.last is not None and not facts.alone:
+        return facts.last.number, 0.0
+    return 0, facts.lease.taken_s if facts.lease is not None else 0.0
+
+
+def _outcome(run: RunFolder, attempt: int, since_s: float) -> Outcome | None:
+    values = read_json(run.outcome_file(attempt))
+    old = isinstance(values, dict) and float(values.get("time_s", since_s)) < since_s
+    return None if old else run.read_outcome(attempt)
 
 
 def _checkpoint(run: RunFolder, now_s: float) -> Checkpoint | None:

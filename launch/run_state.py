@@ -1,7 +1,7 @@
 """What a run is doing, judged from what its folder and SLURM say.
 
 newest attempt      what else is seen                       state
-none                the lease lives                         running, without a supervisor
+none, or before     the lease lives                         running, without a supervisor
 not ended           SLURM will start the job again          waiting in the queue
                     lease or beats live                     running; hung where ranks are silent
                     the supervisor alone lives              running at first, then restarting
@@ -14,7 +14,7 @@ crashed, hung       the ledger allows another try           restarting, else fai
 from enum import StrEnum
 from typing import NamedTuple
 
-from launch.ledger import Attempt
+from launch.ledger import CRASHES, Attempt
 from launch.run_facts import Facts
 from pipeline.run.beats import Section
 from pipeline.run.clock import duration
@@ -52,7 +52,7 @@ GO_ON = "the same command goes on from the last checkpoint"
 def judge(facts: Facts) -> Judged:
     """Return what the run is doing."""
     last = facts.last
-    if last is None:
+    if last is None or facts.alone:
         return _alone(facts)
     if waiting := _waiting(facts):
         return Judged(State.WAITING, waiting)
@@ -60,7 +60,7 @@ def judge(facts: Facts) -> Judged:
 
 
 def _alone(facts: Facts) -> Judged:
-    """Judge a run that was never supervised."""
+    """Judge a run whose newest process has no supervisor."""
     if facts.lease is not None and facts.lease.lives:
         return _going(facts, f"process {facts.lease.pid} on {facts.lease.host}, unsupervised")
     if facts.outcome is not None:
@@ -122,7 +122,7 @@ def _ended(facts: Facts, last: Attempt) -> Judged:
     """Judge by the end that the supervisor noted."""
     if last.status in ("done", "misuse"):
         return _left(Status(last.status), last.reason)
-    if last.status in ("crashed", "hung"):
+    if last.status in CRASHES:
         from launch.decide import Action, decide  # needs numpy, which takes a while to load
 
         same_job = [attempt for attempt in facts.attempts if attempt.job == last.job]

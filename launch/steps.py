@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Self
 
 from launch.cluster import (
+    EXITED,
     NoAnswer,
     ask,
     host_names,
+    left_orderly,
     node_address,
     running_steps,
     tells_of_lost_node,
 )
 from launch.ranks import End, free_port, meeting_port, rank_environment
-from pipeline.run.folder import DONE, MISUSE, SAVED
+from pipeline.run.folder import MISUSE
 from pipeline.spec import Misuse
 
 CLEAR_S = 60.0
@@ -37,8 +39,6 @@ KILL_S = 5.0
 
 _SAYS = "srun: error: "
 _TASK = re.compile(r": tasks? [\d,-]+: (.*)")
-_EXITED = "Exited with exit code"
-_ORDERLY = tuple(f"{_EXITED} {code}" for code in (DONE, MISUSE, SAVED))
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class SrunStep:
         lines = "; ".join(self._errors[:3])
         note = f"srun ended with {code}" + (f": {lines}" if lines else "")
         first = first_departure(self._errors)
-        died = bool(first) and not first.startswith(_ORDERLY)
-        if first == f"{_EXITED} {MISUSE}":  # srun itself tells of those that it killed then
+        died = bool(first) and not left_orderly(first)
+        if first == f"{EXITED} {MISUSE}":  # srun itself tells of those that it killed then
             code = MISUSE
-        killed = died and not first.startswith(_EXITED)
+        killed = died and not first.startswith(EXITED)
         lost = tells_of_lost_node(note)
         return End(code, note if code else "", died, killed, lost)
 

@@ -17,7 +17,8 @@ class Floor(NamedTuple):
 
 FLOORS = {
     "torch": Floor("2.10", "CVE-2025-32434, CVE-2026-24747 (weights_only can be got round)"),
-    "deepspeed": Floor("0.15.1", "CVE-2024-43497 (runs code of others)"),
+    # PYSEC-2024-109 and Tenable's plugin 208297 (DeepSpeed < 0.15.1 Command Injection).
+    "deepspeed": Floor("0.15.1", "CVE-2024-43497 (runs commands of others)"),
     "mlflow": Floor(
         "3.11.0",
         "CVE-2025-11201, CVE-2026-0545, CVE-2026-2614, CVE-2026-2652, CVE-2026-4137 (server and "

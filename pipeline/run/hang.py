@@ -69,14 +69,17 @@ def claim_hang(
     return True
 
 
-def hang_text(folder: RunFolder, attempt: int) -> str:
+def hang_text(folder: RunFolder, attempt: int, since_s: float = 0.0) -> str:
     """Return in one line who made an attempt hang, empty where none did.
 
     A rank that could not even write the verdict may have left its stacks; then the beats tell.
+    What is older than `since_s` is of an earlier process that had the same number.
     """
-    if (values := read_hang(folder, attempt)) is not None:
+    values = read_hang(folder, attempt)
+    if values is not None and float(values.get("found_s", since_s)) >= since_s:
         return str(values["text"])
-    dumped = [path for path in attempt_folder(folder, attempt).glob("stacks/*.txt") if _size(path)]
+    stacks = attempt_folder(folder, attempt).glob("stacks/*.txt")
+    dumped = [path for path in stacks if _size(path) and path.stat().st_mtime >= since_s]
     if not dumped:
         return ""
     beats = read_beats(folder, attempt)

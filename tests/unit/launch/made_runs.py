@@ -10,6 +10,7 @@ from launch.run_state import Judged, judge
 from pipeline.run.beats import BEAT_EVERY_S, Beat, Section, write_beat
 from pipeline.run.files import write_json
 from pipeline.run.folder import RunFolder
+from pipeline.run.hang import claim_hang, record, where
 from pipeline.tracking.spool import Spool
 
 GONE = f"{socket.gethostname()}-999999999-1700000000"
@@ -49,6 +50,13 @@ def beat(
     now_s = time.time()
     place = (rank, f"node{rank}", 7, section, 120, now_s - 60)
     write_beat(run, Beat(*place, now_s - age_s, 0, every_s=every_s))
+
+
+def hang(run: RunFolder, attempt: int, age_s: float) -> None:
+    """Have rank 0 write a verdict on itself, so long ago."""
+    found_s = time.time() - age_s
+    finder = Beat(0, "node0", 7, Section.STEP, 120, found_s - 60, found_s, attempt)
+    claim_hang(run, attempt, record(f"hang: {where(finder)}", finder, finder, [finder]), None)
 
 
 def points(run: RunFolder) -> Spool:

@@ -12,10 +12,9 @@ from launch.ledger import Ledger
 from launch.run_facts import read_facts
 from launch.run_state import State
 from pipeline.run.beats import Section
-from pipeline.run.files import write_json
 from pipeline.run.folder import Outcome, RunFolder, Status
 from pipeline.run.lease import Lease
-from tests.unit.launch.made_runs import GONE, beat, end, judged, text_of
+from tests.unit.launch.made_runs import GONE, beat, end, hang, judged, text_of
 
 
 def test_a_run_that_was_only_prepared_has_not_started(run: RunFolder) -> None:
@@ -71,10 +70,35 @@ def test_ranks_of_a_run_that_has_ended_are_not_missed(run: RunFolder) -> None:
 def test_a_deadline_that_passed_is_a_hang(run: RunFolder, lease: Lease) -> None:
     attempt = Ledger(run).begin(GONE, 0, "node1", -1)
     beat(run, 0, age_s=1)
-    write_json(run.outcome_file(attempt.number).with_suffix("") / "hang.json", [])
-    assert judged(run).state is State.HUNG and "hang.json" in judged(run).why
-    run.write_rank_error(attempt.number, "hang: rank 3 on node3 in section data at step 7")
-    assert "rank 3 on node3 in section data" in judged(run).why
+    hang(run, attempt.number, age_s=0)
+    assert judged(run) == (State.HUNG, "hang: rank 0 on node0 in section step at step 120")
+
+
+def test_what_an_earlier_try_without_a_supervisor_left_is_not_of_this_one(run: RunFolder) -> None:
+    """All of them have number 0."""
+    run.write_outcome(0, Outcome(Status.SAVED, 4, "SIGINT"))
+    hang(run, 0, age_s=60)
+    for rank in range(2):
+        beat(run, rank, age_s=60)
+    time.sleep(0.01)
+    held = Lease(run.lease)
+    assert judged(run).state is State.RUNNING
+    beat(run, 0, age_s=0)
+    assert judged(run).state is State.RUNNING
+    assert "1 of 1 ranks give signs of life" in text_of(run)
+    held.release()
+    assert judged(run).state is State.CUT_OFF, "it left no outcome of its own"
+
+
+def test_a_try_without_a_supervisor_after_one_with_it_runs(run: RunFolder) -> None:
+    end(run, "saved", reason="SIGUSR2", step=4)
+    assert judged(run).state is State.SAVED
+    held = Lease(run.lease)
+    beat(run, 0, age_s=0)
+    state, why = judged(run)
+    assert state is State.RUNNING and "unsupervised" in why
+    held.release()
+    assert judged(run).state is State.SAVED
 
 
 def test_a_run_in_setup_says_so(run: RunFolder, lease: Lease) -> None:

@@ -76,6 +76,7 @@ def test_the_step_tells_what_srun_said_and_its_code_is_not_trusted(launcher, pro
         (["gpu1: task 0: Exited with exit code 75", "gpu2: task 1: Terminated"], False, False),
         (["gpu1: tasks 0-3,7: Exited with exit code 2"], False, False),
         (["gpu1: task 0: Exited with exit code 1"], True, False),
+        (["gpu1: task 0: Exited with exit code 255"], True, False),
         (["gpu2: task 1: Killed", "gpu1: task 0: Exited with exit code 75"], True, True),
         (["gpu2: task 1: Segmentation fault (core dumped)"], True, True),
         (["Unable to create step for job 3: Invalid node"], False, False),

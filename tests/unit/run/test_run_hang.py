@@ -132,6 +132,19 @@ def test_stacks_without_a_verdict_are_a_hang_too(tmp_path: Path) -> None:
     )
 
 
+def test_what_an_earlier_process_with_the_same_number_left_is_no_hang_of_this_one(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path)
+    write_beat(folder, beat(0))
+    stacks_file(folder, 3, 0).parent.mkdir(parents=True)
+    stacks_file(folder, 3, 0).write_text("Thread")
+    os.utime(stacks_file(folder, 3, 0), (NOW_S, NOW_S))
+    claim_hang(folder, 3, record("hang: 0", None, beat(0), []), None)
+    assert hang_text(folder, 3, since_s=NOW_S) == "hang: 0"
+    assert hang_text(folder, 3, since_s=NOW_S + 1) == ""
+
+
 def test_who_did_not_dump_is_told_with_what_is_known(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     stacks_file(folder, 3, 0).parent.mkdir(parents=True)
