@@ -70,6 +70,22 @@ def test_a_chain_waits_survives_a_signal_and_ends_in_order(testbed, submit, tmp_
     assert started >= (Ledger(run).attempts(first)[1].ended_s or 0)
 
 
+def test_a_node_that_ends_attempts_twice_is_left_out_of_a_chains_job_too(testbed, submit, tmp_path):
+    chain = tmp_path / "chain.yaml"
+    asked = "slurm: {nodes: 2, nodelist: 'node[1-2]'}"
+    *head, first, _ = chain.read_text().splitlines()
+    chain.write_text("\n".join([*head, first.replace("run:", f"{asked}, run:")]))
+    process = submit(10, "dies-on-node2", "--wait")
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    run = RunFolder(tmp_path / "first")
+    assert [a.status for a in Ledger(run).attempts()] == ["crashed", "crashed", "done"]
+    assert (run.path / "hosts" / "2.0").read_text() == "node1"
+    (log,) = (ROOT / "runs" / "submitted").glob(f"*{tmp_path.name}*/*_log.out")
+    assert "node2 ended attempts twice" in (text := log.read_text())
+    assert "left out, 1 of 2 ranks go on" in text
+
+
 def test_what_follows_a_refused_job_is_cancelled(testbed, submit, tmp_path):
     process = submit(5, "misuse", "--wait")
     said, _ = process.communicate(timeout=60)
