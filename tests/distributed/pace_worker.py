@@ -23,7 +23,7 @@ from pipeline.run.pace import PaceTable, Slowest, read_pace, write_pace
 from tests.distributed.guard_worker import STRATEGIES
 from tests.unit.engine.small_training import Spoiler, Training
 
-EVERY, SLEEP_S = 4, 0.1
+EVERY, SLEEP_S = 4, 0.2
 SLOW = {"data": 1, "compute": 0}
 """The rank that is slow in each case."""
 

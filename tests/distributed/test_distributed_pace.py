@@ -35,7 +35,7 @@ def outcomes(starters, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
         ("data:fsdp", 1, "data"),
     ],
 )
-def test_100_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
+def test_200_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
     outcomes: dict[str, list[Any]], case: str, rank: int, phase: str
 ) -> None:
     first, second = outcomes[case]
@@ -48,7 +48,7 @@ def test_100_ms_of_one_rank_are_blamed_on_it_and_on_what_it_did(
         assert table["worst"][3] > 1.3
     assert first["read_back"]
     own = tables[-1]["ranks"][rank][2:4]
-    assert own[("data", "compute").index(phase)] > 0.1
+    assert own[("data", "compute").index(phase)] > 0.2
 
 
 def test_the_rank_that_is_not_slow_is_seen_to_wait(outcomes: dict[str, list[Any]]) -> None:
