@@ -30,26 +30,20 @@ def test_the_longest_shares_come_first() -> None:
     ]  # fmt: skip
 
 
-def run(repo: Path, base: Path, *options: str) -> tuple[str, str]:
-    """Run SAMPLE measured in a folder of its own; returns how many passed, and what was covered."""
-    base.mkdir()
+def test_workers_measure_what_they_run_once_and_leave_one_file(repo: Path, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTEST"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cov=pipeline.plan",
-         f"--basetemp={base}/tmp", *options, *SAMPLE],
-        cwd=repo, env={**env, "COVERAGE_FILE": str(base / ".coverage")},
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--cov=pipeline.plan",
+         "-n", "2", "--dist", "loadfile", f"--basetemp={tmp_path}/tmp", *SAMPLE],
+        cwd=repo, env={**env, "COVERAGE_FILE": str(tmp_path / ".coverage")},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    passed, total = re.search(r"(\d+) passed", done.stdout), re.search(r"TOTAL.*", done.stdout)
-    assert passed and total, done.stdout
-    assert [path.name for path in base.iterdir() if path.name.startswith(".cov")] == [".coverage"]
-    return passed[1], total[0]
-
-
-def test_workers_run_and_measure_what_one_process_does(repo: Path, tmp_path: Path) -> None:
-    shared = run(repo, tmp_path / "shared", "-n", "2", "--dist", "loadfile")
-    assert shared == run(repo, tmp_path / "alone")
+    count, passed = (re.search(rf"(\d+) {word}", done.stdout) for word in ("items", "passed"))
+    assert count and passed and count[1] == passed[1], done.stdout
+    covered = re.search(r"plan/durations.py .* (\d+)%", done.stdout)
+    assert covered and int(covered[1]) > 80, done.stdout
+    assert [path.name for path in tmp_path.glob(".cov*")] == [".coverage"]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9])

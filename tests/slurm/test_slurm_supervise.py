@@ -46,7 +46,7 @@ def test_a_killed_rank_restarts_the_step_inside_the_allocation(testbed, start):
     assert (first.status, second.status) == ("crashed", "done")
     assert "task 1: Killed" in first.reason, "the summary names who died"
     assert second.first_step == first.last_step and second.last_step == 50
-    assert second.started_s - (first.ended_s or 0) < 10, "a crash must not cost a queue's wait"
+    assert second.started_s - (first.ended_s or 0) < 20, "a crash must not cost a queue's wait"
     assert "supervise: DONE" in log.read_text()
 
 
