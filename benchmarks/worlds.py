@@ -72,7 +72,7 @@ def _train(base: Path, data: Path, steps: int, worlds: tuple[int, ...]) -> Train
     """Train on each number of ranks in turn, stopped by a signal in between."""
     name = "-".join(map(str, worlds))
     folder, ids = RunFolder(base / "runs" / f"ranks-{name}"), base / "ids" / name
-    stops = [FIRST // 2 + 1, max(FIRST - 10, steps // 2)][: len(worlds) - 1]
+    stops = [FIRST // 2 + 1, max(FIRST - 10, steps // 2 + 1)][: len(worlds) - 1]
     faults = json.dumps([{"kind": "usr2", "step": step} for step in stops])
     for number, world in enumerate(worlds):
         started_s = time.monotonic()
