@@ -1,20 +1,14 @@
 """Where things are in a run's folder, and how an attempt at the run says how it ended.
 
-runs/NAME/recipe.yaml       the resolved recipe; a resume with another one is refused
-          data.json         the digest of the images
-          plan.txt          what `plan` printed
+runs/NAME/recipe.yaml, data.json, plan.txt   the resolved recipe (a resume with another one is
+                            refused), the digest of the images, what `plan` printed
           checkpoints/      step-000012000/ ... and LATEST
           spool/            tracking events that wait for the sender
-          attempts/         ledger.jsonl: a line for each start and end of an attempt
-                            nodes.json: the strikes of nodes
-                            attempt-0003.claim: this number is taken
-                            attempt-0003.json: the outcome, as rank 0 saw it
-                            attempt-0003.cause.json: why another rank failed
-                            attempt-0003/: beats/, pace.json, and of a hang hang.json and stacks/
-          evaluation.json   metrics of the final weights
-          package/          what is registered: weights, labels, preprocessing, digests
-          lease.json        the one writer; lease.json.beat-7 and .lock beside it
-          faults/           those on purpose that were met (PIPELINE_FAULTS)
+          attempts/         ledger.jsonl, nodes.json (strikes), and of each attempt .claim, .json
+                            (its outcome), .cause.json; beats/, pace.json, hang.json, stacks/
+          package/, evaluation.json   what is registered, and metrics of the final weights
+          lease.json        the one writer; .beat-7 and .lock beside it
+          faults/           those on purpose that were met
 """
 
 import os
