@@ -50,7 +50,7 @@ def test_what_another_process_writes_is_there_without_a_copy(ring, method):
     process = context.Process(target=fill_given, args=(slot, there, 7))
     process.start()
     reduction.send_handle(here, ring.descriptor(slot), process.pid)
-    process.join(60)
+    process.join(240)
     assert process.exitcode == 0
     assert ours.shape == SHAPE and (ours == 7).all()
 
@@ -144,7 +144,7 @@ def test_a_process_that_is_killed_while_it_writes_breaks_nothing(ring):
 
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
-    process.join(60)
+    process.join(240)
     assert process.exitcode == -signal.SIGKILL
     assert (ours == 3).all()
 
