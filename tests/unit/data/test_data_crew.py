@@ -47,7 +47,7 @@ def run_script(repo: Path, folder: Path, end: str, method: str = "fork") -> tupl
     script.write_text(SCRIPT.format(end=end, method=method))
     environment = {**os.environ, "PYTHONPATH": str(repo)}
     done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=240
     )
     assert "Exception ignored" not in done.stderr, done.stderr
     return done.returncode, [int(pid) for pid in done.stdout.split()]
