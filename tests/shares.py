@@ -1,8 +1,8 @@
 """How one run of the tests is shared out to workers (`make test`), and what the whole run tells.
 
-A file is a share, and what uses several processes is one share each: the tests on the SLURM
-testbed, which mostly wait, and those that start ranks. These two come first, then files with slow
-tests, so that the small files level the workers' ends. One process runs all in pytest's own order.
+A file is a share, and all that starts ranks is one: the tests on the SLURM testbed, which mostly
+wait, then those of ranks on this host. It comes first, then files with slow tests, so that the
+small files level the workers' ends. One process runs all in pytest's own order.
 """
 
 import os
@@ -18,11 +18,12 @@ from xdist.scheduler import LoadFileScheduling
 from tests.architecture.sources import report_sizes
 
 WHOLE = ("tests/slurm/", "tests/distributed/")
-"""Folders whose tests share a cluster or warm processes: one worker runs each of them."""
+"""Folders whose tests share a cluster or warm processes, and each take the machine's cores."""
+RANKS = "ranks"
 
 
 class Shares(LoadFileScheduling):
-    """Hands out files, and the folders of WHOLE in one piece."""
+    """Hands out files, and the folders of WHOLE together in one piece."""
 
     def _split_scope(self, nodeid: str) -> str:
         return share_of(nodeid)
@@ -30,20 +31,20 @@ class Shares(LoadFileScheduling):
 
 def share_of(nodeid: str) -> str:
     """Name the share that a test belongs to."""
-    whole = [folder for folder in WHOLE if nodeid.startswith(folder)]
-    return whole[0] if whole else nodeid.partition("::")[0]
+    return RANKS if nodeid.startswith(WHOLE) else nodeid.partition("::")[0]
 
 
-def place(share: str, slow: Set[str]) -> int:
-    """Return where a share stands: WHOLE, then those with `slow` tests, then the others."""
-    return WHOLE.index(share) if share in WHOLE else len(WHOLE) + (share not in slow)
+def place(nodeid: str, slow: Set[str]) -> int:
+    """Return where a test stands: WHOLE, then the shares with `slow` tests, then the others."""
+    whole = [index for index, folder in enumerate(WHOLE) if nodeid.startswith(folder)]
+    return whole[0] if whole else len(WHOLE) + (share_of(nodeid) not in slow)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         slow = {share_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: place(share_of(item.nodeid), slow))
+        items.sort(key=lambda item: place(item.nodeid, slow))
 
 
 @pytest.hookimpl(optionalhook=True)

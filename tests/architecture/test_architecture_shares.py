@@ -10,23 +10,25 @@ import pytest
 from coverage import Coverage
 from coverage.data import CoverageData
 
-from tests.shares import drop_halves, place, share_of
+from tests.shares import RANKS, drop_halves, place, share_of
 
 SAMPLE = ("tests/unit/plan/test_plan_lr.py", "tests/unit/run/test_run_clock.py")
 
 
-def test_a_file_is_a_share_and_what_starts_processes_is_one() -> None:
+def test_a_file_is_a_share_and_what_starts_ranks_is_one() -> None:
     assert share_of("tests/unit/run/test_run_lease.py::test_a[x@y::z]") == (
         "tests/unit/run/test_run_lease.py"
     )
-    slurm = {share_of(f"tests/slurm/test_slurm_{name}.py::test_a") for name in ("hang", "nodes")}
-    assert slurm == {"tests/slurm/"}
+    paths = ("slurm/test_slurm_hang.py", "slurm/test_slurm_nodes.py", "distributed/test_resume.py")
+    assert {share_of(f"tests/{path}::test_a") for path in paths} == {RANKS}
 
 
 def test_the_longest_shares_come_first() -> None:
-    shares = ["tests/unit/a.py", "tests/distributed/", "tests/unit/b.py", "tests/slurm/"]
-    assert sorted(shares, key=lambda share: place(share, {"tests/unit/b.py"})) == [
-        "tests/slurm/", "tests/distributed/", "tests/unit/b.py", "tests/unit/a.py",
+    tests = [
+        f"tests/{path}.py::test_a" for path in ("unit/a", "distributed/c", "unit/b", "slurm/d")
+    ]
+    assert sorted(tests, key=lambda test: place(test, {"tests/unit/b.py"})) == [
+        tests[3], tests[1], tests[2], tests[0],
     ]  # fmt: skip
 
 
