@@ -34,6 +34,10 @@ from pipeline.spec import Misuse
 CLEAR_S = 60.0
 """A killed step is gone after KillWait (30 s by default) at the latest; then it is an error."""
 
+GRACE_CRASH_S = 10.0
+"""What outlives a rank that died (a stopped peer, a sender whose server is away) has so long;
+srun itself gives it KillWait, 30 s by default, in which no step is made."""
+
 KILL_S = 5.0
 """A word to SLURM may take so long where a job's last seconds run."""
 
@@ -86,12 +90,14 @@ class SrunStep:
         self._job = job
         self._errors: list[str] = []
         self._given_up = False
+        self._kill_due_s: float | None = None
         self._relay = threading.Thread(target=self._pass_on, name="srun-stderr", daemon=True)
         self._relay.start()
 
     def poll(self) -> End | None:
         code = self._process.poll()
         if code is None:
+            self._end_survivors()
             return None
         self._relay.join(timeout=5.0)
         if code and not self._given_up:
@@ -119,10 +125,19 @@ class SrunStep:
         A process that waits for dead storage outlives any signal, and the job's time with it.
         """
         self._given_up = True
-        with suppress(NoAnswer):
-            for step in running_steps(self._job, KILL_S):
-                ask(["scancel", "--signal=KILL", step], KILL_S)
+        _kill_steps(self._job)
         self._process.kill()
+
+    def _end_survivors(self) -> None:
+        """Kill what is left some time after a rank died."""
+        first = first_departure(self._errors)
+        if not first or left_orderly(first):
+            return
+        if self._kill_due_s is None:
+            self._kill_due_s = time.monotonic() + GRACE_CRASH_S
+        elif time.monotonic() > self._kill_due_s:
+            self._kill_due_s = float("inf")
+            _kill_steps(self._job)
 
     def _pass_on(self) -> None:
         """Copy srun's stderr to ours and remember what srun itself says."""
@@ -222,6 +237,13 @@ def clear_steps(job: str) -> None:
             raise NoAnswer(f"step {', '.join(steps)} did not end in {CLEAR_S:.0f} s")
         time.sleep(0.5)
         steps = running_steps(job)
+
+
+def _kill_steps(job: str) -> None:
+    """Send KILL to all steps of a job but the batch script, as far as SLURM answers."""
+    with suppress(NoAnswer):
+        for step in running_steps(job, KILL_S):
+            ask(["scancel", "--signal=KILL", step], KILL_S)
 
 
 def _threads(allocation: Allocation, num_cpus: int) -> int:

@@ -123,6 +123,24 @@ def test_ranks_that_no_signal_ends_do_not_keep_a_job_from_its_requeue(launcher, 
     assert killed.read_text() == "--signal=KILL 12.3\n"
 
 
+@pytest.mark.parametrize(
+    ("first", "calls"),
+    [("Killed", ["--signal=KILL 12.3"]), ("Exited with exit code 75", [])],
+)
+def test_what_outlives_a_dead_rank_is_killed_before_killwait_is_over(
+    launcher, programs, monkeypatch, tmp_path, first, calls
+):
+    monkeypatch.setattr(steps, "GRACE_CRASH_S", 0.5)
+    monkeypatch.setattr(steps, "clear_steps", lambda job: None)
+    programs("srun", f"echo 'srun: error: gpu2: task 9: {first}' >&2; exec sleep 3")
+    programs("squeue", "printf '12.batch\\n12.3\\n'")
+    killed = programs("scancel", "true")
+    step = launcher.start(["true"], 32, 0)
+    while step.poll() is None:
+        time.sleep(0.02)
+    assert (killed.read_text().splitlines() if killed.exists() else []) == calls, "and only once"
+
+
 def test_a_full_log_blocks_no_rank(launcher, programs, monkeypatch):
     """What srun says is more than a pipe holds, and the disk takes none of it."""
     monkeypatch.setattr(steps, "clear_steps", lambda job: None)
