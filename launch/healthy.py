@@ -1,17 +1,17 @@
 """Chooses the nodes of the next attempt: without those that struck twice, where enough are left."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from launch.cluster import NoAnswer, job_facts
 from launch.exclusion import exclude, others_enough, with_excluded
+from launch.limits import least_world
 from launch.ranks import Launcher
 from launch.stop import say
 from launch.strikes import Strikes
 from launch.work import Job, Work
 
-ENOUGH = 0.5
-"""A world of less than this part of the whole is too slow: other nodes are asked for."""
 QUICK_S = 5.0
 """A requeue must not wait longer for SLURM's answer about other nodes: the grace runs."""
 
@@ -33,7 +33,7 @@ def choose(launcher: Launcher, work: Work, strikes: Strikes, job: Job) -> Choice
     why = "; ".join(f"{node} ended attempts twice ({cause})" for node, cause in struck.items())
     rest = len(launcher.nodes) - len(struck)
     world = work.fits(rest * launcher.ranks_per_node) if rest else 0
-    if world and world >= ENOUGH * work.world:
+    if world and world >= least_world(os.environ) * work.world:
         try:
             choice = Choice(launcher.without(struck), replace(work, world=world))
         except NoAnswer as error:

@@ -79,6 +79,17 @@ def test_a_node_is_left_out_and_the_largest_world_that_shares_the_work_goes_on(
     assert "left out, 4 of 8 ranks go on" in said
 
 
+@pytest.mark.parametrize(("least", "world"), [("0.75", 6), ("0.8", None), ("1", None)])
+def test_a_site_says_how_many_ranks_may_go_on_alone(
+    work, strikes, programs, monkeypatch, least, world
+):
+    programs("scontrol", "echo 'JobId=12 JobState=RUNNING NumNodes=4 Partition=gpu'")
+    programs("sinfo", 'for n in 1 2 3 4 5; do echo "gpu$n|mixed|gpu:8|h100"; done')
+    monkeypatch.setenv("LEAST_WORLD", least)
+    choice = choose(Spread(), work, strikes("gpu2"), replace(JOB, num_nodes=4))
+    assert (choice.work.world if choice.launcher else None) == world
+
+
 @pytest.mark.parametrize("others", ["gpu3|idle|gpu:8|h100", "gpu3|mixed|gpu:8|h100"])
 def test_where_too_few_are_left_other_nodes_are_asked_for(work, strikes, programs, others):
     programs("scontrol", "echo 'JobId=12 JobState=RUNNING NumNodes=1 Partition=gpu'")

@@ -114,7 +114,7 @@ def test_every_setting_of_the_file_may_be_switched_on(repo, monkeypatch, tmp_pat
     found = site_environment({"PATH": os.environ["PATH"], "SBATCH_QOS": "mine"})
     expected = {"SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "MODULES",
                 "SUPERVISOR_PYTHON", "RANK_PREFIX", "SRUN_ARGS", "RANK_PYTHON", "TMPDIR",
-                "NETWORK_INTERFACE", *LIMITS_S, "MLFLOW_TRACKING_URI"}  # fmt: skip
+                "NETWORK_INTERFACE", *LIMITS_S, "LEAST_WORLD", "MLFLOW_TRACKING_URI"}  # fmt: skip
     assert expected <= set(found) and found["SBATCH_QOS"] == "mine"
     assert found["RANK_PREFIX"] == APPTAINER and found["SRUN_ARGS"] == PYXIS
     page = (repo / "docs" / "cluster.md").read_text()

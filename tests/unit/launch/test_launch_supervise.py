@@ -55,6 +55,14 @@ def test_a_limit_that_is_no_time_is_refused_before_a_rank_starts(
     assert f"{name} is '{value}': expected seconds" in error and "slurm/site.env" in error
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-0.5", "1.01", "nan"])
+def test_a_part_that_is_none_is_refused_before_a_rank_starts(value, monkeypatch, capsys, config):
+    monkeypatch.setenv("LEAST_WORLD", value)
+    assert main(["local", "--ranks", "2", "train", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert f"LEAST_WORLD is '{value}': expected a part of the ranks" in error
+
+
 def test_limits_have_defaults_and_an_empty_one_is_none():
     assert limit_s("SAVE_S", {}) == limit_s("SAVE_S", {"SAVE_S": ""}) == 150
     assert limit_s("SAVE_S", {"SAVE_S": "7.5"}) == 7.5
