@@ -130,16 +130,18 @@ class Crew:
         _RUNNING.discard(self)
 
     def late(self, ticket: Any) -> str:
-        """Say who owes what for too long, and what these processes do."""
-        owing = [
-            f"{process.pid} ({_state(process.pid)}, owes {owed})"
-            for process, owed in zip(self._processes, self._owed, strict=True)
-            if owed
-        ]
+        """Say who owes what for too long, and what these do; they end with their stacks told."""
+        owing = []
+        for process, owed in zip(self._processes, self._owed, strict=True):
+            if owed:
+                owing.append(f"{process.pid} ({_state(process.pid)}, owes {owed})")
+                if process.is_alive():
+                    os.kill(process.pid or 0, signal.SIGABRT)
         return (
             f"data loading failed: no worker answered in time: {ticket} was not there after "
             f"{self._spec.timeout_s} s; workers {', '.join(owing)}; look at the storage of the "
-            f"shards (loader.timeout_s is {self._spec.timeout_s}); {_GO_ON}"
+            f"shards (loader.timeout_s is {self._spec.timeout_s}) and at their stacks in the log; "
+            f"{_GO_ON}"
         )
 
     def _died(self, worker: int) -> str:

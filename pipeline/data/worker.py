@@ -1,6 +1,7 @@
 """A worker's side: it makes pieces of batches, is deaf to signals meant for the trainer, and leaves
 when the trainer does."""
 
+import faulthandler
 import os
 import signal
 import threading
@@ -82,6 +83,8 @@ def work(
     forked_by_server: bool,
 ) -> None:
     """Do tasks until the trainer closes its end or is gone; the body of a worker process."""
+    if not faulthandler.is_enabled():  # a fork has the trainer's
+        faulthandler.enable(2)
     for connection in others:  # a fork has the trainer's ends too: with them there is no end
         connection.close()
     _settle(forked_by_server)

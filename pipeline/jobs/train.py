@@ -4,6 +4,7 @@ The same command starts a run, resumes it after any interruption, and does nothi
 run is done. How the attempt ended is written into the run's folder for the supervisor.
 """
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -34,6 +35,8 @@ def train(config: Path, overrides: Sequence[str], accept_changes: bool) -> int:
     Raises:
         Misuse: the config, the data set, the world or the run's folder do not fit together.
     """
+    if not faulthandler.is_enabled():  # workers have it too, from before their first line
+        faulthandler.enable(2)
     recipe = load_recipe(config, overrides)
     place = place_from(os.environ)
     is_first = place.rank == 0

@@ -62,10 +62,24 @@ def wait_until_gone(pids: list[int], limit_s: float) -> bool:
     return False
 
 
+def test_a_worker_that_hangs_leaves_its_stack(repo, tmp_path):
+    script = tmp_path / "script.py"
+    text = SCRIPT.format(end="list(results)", method="fork")
+    text = text.replace("out[:] = ticket % 256", "wait_for_ever() if ticket == 3 else None")
+    text = text.replace("workers=2,", "workers=1, timeout_s=1,")
+    script.write_text("import time\ndef wait_for_ever(): time.sleep(1000)\n" + text)
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(repo)},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert "no worker answered in time" in done.stderr
+    assert "Fatal Python error: Aborted" in done.stderr and "in wait_for_ever" in done.stderr
+
+
 def test_a_process_that_leaves_in_mid_epoch_takes_its_workers_along(repo, tmp_path):
     code, pids = run_script(repo, tmp_path, "sys.exit(75)")
     assert code == 75 and len(pids) == 2
-    assert wait_until_gone(pids, 1)
+    assert wait_until_gone(pids, 5)
 
 
 def test_workers_of_a_killed_process_end_by_themselves(repo, tmp_path):
