@@ -16,6 +16,7 @@ ANSWER_S = 30.0
 _LOST = re.compile(
     r"Task launch .*failed|Communication connection failure|Node failure|Zero Bytes were transm"
     r"|Unable to contact|Socket timed out|[Nn]ode.* (?:is )?(?:down|not responding)"
+    r"|already completing or completed"  # SLURM takes the allocation away, as it lost a node of it
 )
 
 

@@ -165,6 +165,7 @@ def test_a_full_log_blocks_no_rank(launcher, programs, monkeypatch):
         ("Task launch for StepId=1.1 failed on node n2: Communication connection failure", True),
         ("Application launch failed: Communication connection failure", True),
         ("Node failure on node2", True),
+        ("Unable to create step for job 1: Job/step already completing or completed", True),
         ("Unable to contact slurm controller (connect failure)", True),
         ("node2: task 1: Killed", False),
         ("gpu1: task 0: Exited with exit code 1", False),
